@@ -1,0 +1,3 @@
+"""migsniff: Wireshark for QEMU live migration."""
+
+__version__ = "0.1.0"

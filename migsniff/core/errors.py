@@ -1,0 +1,89 @@
+"""What can be wrong with a stream or a file, and the one place where each of these texts lives."""
+
+from typing import Final
+
+# code -> text. The code is stable and appears in JSON; the text says what stood there and what should have.
+PROBLEMS: Final[dict[str, str]] = {
+    "magic": "not a QEMU migration stream: it begins with {found}",
+    "version": "migration stream version {found}: only version 3 is known",
+    "item-type": "unknown section type {found:#04x}",
+    "section-unknown": "{kind} of section {section_id}, which no START has announced",
+    "section-id-reused": "section {section_id} begins again as {idstr!r}: it is {earlier!r} already",
+    "section-payload": "{idstr!r} sends {kind} sections, and how long they are is not known",
+    "footer": "section footer expected (0x7e and section {section_id}), found {found}",
+    "idstr": "the name of section {section_id} is not text: {found}",
+    "string-empty": "a name of no characters where {what} must stand",
+    "string-text": "{what} is not text: {found}",
+    "length": "{what} of {length} bytes: more than the {limit} that migsniff reads",
+    "count": "{count} {what}: more than the {limit} that migsniff reads",
+    "page-size": "the target's page size cannot be found: no table entry for machine {machine!r} and no size fits the first RAM records",
+    "ram-version": "RAM section version {found}: only version 4 is known",
+    "ram-flags": "RAM record with flags {flags:#x}, which QEMU never sends",
+    "ram-block": "RAM record names block {name!r}, which is not in the block list",
+    "ram-no-block": "RAM record continues a block, but none was named yet",
+    "ram-offset": "RAM record at {address:#x} in block {name!r}, which is {length:#x} bytes long",
+    "ram-blocks-total": "the RAM block lengths add up to more than the announced total of {total:#x} bytes",
+    "ram-block-length": "RAM block {name!r} is {length:#x} bytes long, not a multiple of the page size {page_size}",
+    "ram-hook": "RDMA registration record in a socket stream",
+    "xbzrle-header": "XBZRLE record with marker {found:#x}: only 1 is known",
+    "xbzrle-length": "XBZRLE record of {length} bytes for a page of {page_size}",
+    "compress-length": "compressed page of {length} bytes for a page of {page_size}",
+    "zero-fill": "zero page filled with {found:#04x}: QEMU always sends 0",
+    "command": "unknown command {command}",
+    "command-length": "command {name} with {length} bytes, not {expected}",
+    "return-path-type": "unknown return path message {found}",
+    "return-path-length": "return path message {name} with {length} bytes, not {expected}",
+    "recv-bitmap-end": "received bitmap ends with {found:#x} instead of its end mark",
+    "package-depth": "a package inside a package",
+    "package-end": "the package of {length} bytes ends inside {item}",
+    "subsection": "configuration subsection {name!r} version {version}: its length is not known",
+    "multifd-magic": "multifd packet begins with {found:#010x} instead of 0x11223344",
+    "multifd-version": "multifd version {found}: only version 1 is known",
+    "multifd-method": "multifd compression method {found:#x} is not known",
+    "multifd-pages": "multifd packet claims {pages} pages; a packet holds at most {limit}",
+    "multifd-size": "multifd packet claims {size} bytes of data for {pages} pages",
+    "description-json": "the description is not valid JSON: {detail}",
+    "description-shape": "the description is not what QEMU writes: {detail}",
+    "description-depth": "the description nests deeper than {limit} levels",
+    "description-nodes": "the description stands for more than {limit} fields",
+    "description-device": "the description says {expected} here, the stream has {found}",
+    "field-short": "field {name!r} needs {size} bytes, {left} are left",
+    "field-subsection": "subsection {name!r} expected at {at:#x}, found {found}",
+    "walk-end": "{idstr} instance {instance_id}: by its description it ends at {at:#x}, its footer is at {footer:#x}",
+    "device-too-big": "device state of more than {limit} bytes is not kept: fields of {idstr!r} cannot be shown",
+    "contents-missing": "page contents are needed, and this capture was saved without them (--ram keep saves them)",
+    "decoder-bug": "migsniff's own decoder failed ({detail}): a bug, please report it; the forwarding is not touched",
+    "decoder-behind": "decoding fell more than {limit} bytes behind the wire and was stopped; the forwarding is not touched",
+    "saver-behind": "the disk fell more than {limit} bytes behind the wire: saving was stopped; the forwarding is not touched",
+    "saver-failed": "saving stopped: {detail}; the forwarding is not touched",
+}
+
+
+class MigsniffError(Exception):
+    """Every error that migsniff raises for what it was given; anything else that escapes is our bug."""
+
+
+class StreamProblem(MigsniffError):
+    """Bytes that contradict the format.
+
+    `code` is a key of PROBLEMS, `text` the filled-in sentence, `details` what was filled in.
+    """
+
+    def __init__(self, code: str, **details: object) -> None:
+        self.code = code
+        self.details = details
+        self.text = problem_text(code, **details)
+        super().__init__(self.text)
+
+
+class CaptureError(MigsniffError):
+    """A capture, dump or other file that cannot be read: the message names the file and the reason."""
+
+
+class UsageError(MigsniffError):
+    """What the user asked for cannot be done: a bad endpoint, a missing argument (exit code 2)."""
+
+
+def problem_text(code: str, **details: object) -> str:
+    """The sentence for a problem code with its details filled in."""
+    return PROBLEMS[code].format(**details)

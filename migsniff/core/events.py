@@ -1,0 +1,354 @@
+"""What flows through migsniff: arrivals go into the core, events come out of it.
+
+Everything here is frozen, slotted and turned into JSON by msgspec under exactly these names, which are
+stable. Offsets are wire offsets: bytes since the first byte of that direction of that connection, whatever
+a capture has left out. Times are integer microseconds since the migration's first connection; they belong
+to arrivals, and an event has the time of the arrival that completed it.
+"""
+
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+if TYPE_CHECKING:
+    from numpy import uint64
+    from numpy.typing import NDArray
+
+Data = bytes | bytearray | memoryview
+Direction = Literal["fwd", "rev"]
+"""fwd: source to destination. rev: destination to source."""
+Party = Literal["source", "destination", "proxy"]
+EndKind = Literal["eof", "reset", "timeout", "closed", "refused", "error"]
+"""How one direction ended: end of file, a reset, the kernel gave up, closed by the proxy, dial failed, other."""
+SectionType = Literal["START", "PART", "END", "FULL"]
+Severity = Literal["chat", "note", "warn", "error"]
+
+
+# ---------------------------------------------------------------- arrivals: feed -> core
+
+
+class Opened(msgspec.Struct, frozen=True):
+    """A connection was accepted. `connection` counts from 0 in order of accept."""
+
+    time: int
+    connection: int
+    source: str
+    destination: str
+
+
+class Chunk(msgspec.Struct, frozen=True):
+    """Bytes that arrived in one direction of one connection.
+
+    `end` is the wire offset behind the last byte. `kept` tells what `data` holds of the stretch from the
+    previous chunk's end up to `end`: "all" its bytes; "framed" the bytes without page contents, as a stripped
+    capture keeps them; "none" nothing, only the length is known.
+    """
+
+    time: int
+    connection: int
+    direction: Direction
+    data: Data
+    end: int
+    kept: Literal["all", "framed", "none"] = "all"
+
+
+class Ended(msgspec.Struct, frozen=True):
+    """One direction of a connection ended; `by` is who ended it, `error` the name of the errno if there was one."""
+
+    time: int
+    connection: int
+    direction: Direction
+    how: EndKind
+    by: Party
+    error: str | None = None
+
+
+Arrival = Opened | Chunk | Ended
+
+
+# ---------------------------------------------------------------- events: core -> show
+
+
+class Event(msgspec.Struct, frozen=True, tag_field="type", kw_only=True):
+    """One decoded record: `size` bytes from `offset` in `direction` of `channel`."""
+
+    channel: str
+    direction: Direction
+    offset: int
+    size: int
+
+
+class ChannelFound(Event, frozen=True, tag="channel", kw_only=True):
+    """The first bytes told what a connection is; `channel` is its name from here on.
+
+    `role`: main, multifd, preempt, resumed, tls, or unknown. `detail` says more, in words.
+    """
+
+    connection: int
+    role: str
+    detail: str = ""
+
+
+class Header(Event, frozen=True, tag="header", kw_only=True):
+    """Magic and version."""
+
+    version: int
+
+
+class Configuration(Event, frozen=True, tag="configuration", kw_only=True):
+    """The configuration section: what both sides must agree on. None: the subsection was not sent."""
+
+    machine: str
+    page_bits: int | None = None
+    capabilities: tuple[str, ...] | None = None
+    uuid: str | None = None
+
+
+class RamBlock(msgspec.Struct, frozen=True):
+    """A RAMBlock as announced: `length` bytes; page size and address are sent only in some modes."""
+
+    name: str
+    length: int
+    page_size: int | None = None
+    address: int | None = None
+
+
+class RamBlocks(Event, frozen=True, tag="ram-blocks", kw_only=True):
+    """The list of RAM blocks in the START of section ram. `page_size`: the target's, in bytes."""
+
+    total: int
+    page_size: int
+    page_size_from: str
+    blocks: tuple[RamBlock, ...]
+
+
+class RamPages(Event, frozen=True, tag="ram-pages", kw_only=True):
+    """A run of page records of one block: a batch for counting and extracting, not a line of the log.
+
+    How records are grouped depends on how the bytes were cut; their concatenation does not. `words` are the
+    records' words (address and flags, uint64), `sizes` the bytes that each record takes on the wire.
+    When contents are wanted `data` holds the records' bytes from the start of the first one on, and
+    `body` where each record's contents begin in it; both are valid only until the next event is asked for.
+    """
+
+    block: str
+    words: "NDArray[uint64]"
+    sizes: "NDArray[uint64]"
+    iteration: int
+    data: memoryview | None = None
+    body: "NDArray[uint64] | None" = None
+
+
+class PageCounts(msgspec.Struct, frozen=True):
+    """Page records by kind. `bytes`: what they take on the wire, headers included.
+
+    `resent`: how many of these pages had been sent before.
+    """
+
+    normal: int = 0
+    zero: int = 0
+    xbzrle: int = 0
+    compressed: int = 0
+    bytes: int = 0
+    resent: int = 0
+
+    @property
+    def pages(self) -> int:
+        """Pages of all kinds."""
+        return self.normal + self.zero + self.xbzrle + self.compressed
+
+
+class BlockPages(msgspec.Struct, frozen=True):
+    """What one section carried of one block: the lowest and highest address, and the pages by kind."""
+
+    block: str
+    first: int
+    last: int
+    counts: PageCounts
+
+
+class Section(Event, frozen=True, kw_only=True):
+    """A section with its header, payload and footer; `offset` is that of its type byte."""
+
+    section_type: SectionType
+    section_id: int
+    idstr: str
+    instance_id: int
+    version_id: int
+    footer: bool
+
+
+class RamSection(Section, frozen=True, tag="ram-section", kw_only=True):
+    """A START, PART or END of section ram. `iteration` is the pass it ended in, from 1."""
+
+    iteration: int
+    counts: PageCounts
+    blocks: tuple[BlockPages, ...] = ()
+    multifd_flushes: int = 0
+
+
+class LiveSection(Section, frozen=True, tag="live-section", kw_only=True):
+    """A START, PART or END of another live handler (block, dirty-bitmap, spapr/htab, vfio ...).
+
+    `provisional`: its end was found by its footer, because its records are not known or not described.
+    """
+
+    provisional: bool
+    summary: str = ""
+
+
+class Field(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One field of device state: `size` bytes from wire offset `offset`.
+
+    A leaf has `raw` and, if its type is known, `value`; an array of plain values is one Field whose
+    `array_len` is set and whose `raw` and `value` hold all elements. Structs, subsections and the elements
+    of an array of structs (which carry `index`) have `children`. `type` is QEMU's name of the field type,
+    "struct", "subsection", or "opaque" for bytes that no description explains.
+    """
+
+    name: str
+    type: str
+    offset: int
+    size: int
+    array_len: int | None = None
+    index: int | None = None
+    version: int | None = None
+    raw: bytes = b""
+    value: "Value" = None
+    children: tuple["Field", ...] = ()
+
+
+Value = bool | int | float | str | tuple[int | bool | str | float | None, ...] | None
+
+
+class DeviceSection(Section, frozen=True, tag="device", kw_only=True):
+    """A FULL section: the state of one device.
+
+    It is reported once when its end is found by the footer (`provisional`, no fields), and once more, exactly,
+    when the description has arrived. `fields` are filled in only for whoever asked for them.
+    `corrects`: the provisional size was wrong, this was it.
+    """
+
+    provisional: bool
+    described: bool = False
+    fields: tuple[Field, ...] = ()
+    undescribed: int = 0
+    corrects: int | None = None
+
+
+class CommandSent(Event, frozen=True, tag="command", kw_only=True):
+    """A command of the source. `arguments` by name; addresses and lengths are in bytes."""
+
+    command: int
+    name: str
+    arguments: dict[str, "Argument"] = {}
+
+
+class ReturnPathMessage(Event, frozen=True, tag="return-path", kw_only=True):
+    """A message of the destination."""
+
+    message: int
+    name: str
+    arguments: dict[str, "Argument"] = {}
+
+
+Argument = int | str | tuple[tuple[int, int], ...]
+
+
+class Package(Event, frozen=True, tag="package", kw_only=True):
+    """The package that starts postcopy begins; what it holds follows as events of its own."""
+
+    length: int
+
+
+class DirtySync(Event, frozen=True, tag="dirty-sync", kw_only=True):
+    """A pass over guest memory ended: at `offset` the next one begins, or RAM ends.
+
+    `iteration` counts passes seen on the wire, from 1 (QEMU's dirty-sync-count is this or more: a sync that
+    finds nothing sends nothing). `final`: the last pass, sent with the source stopped.
+    """
+
+    iteration: int
+    counts: PageCounts
+    blocks: tuple[BlockPages, ...] = ()
+    final: bool = False
+
+
+class EndOfStream(Event, frozen=True, tag="eof", kw_only=True):
+    """The EOF item: all state has been sent."""
+
+
+class DescriptionFound(Event, frozen=True, tag="description", kw_only=True):
+    """The JSON description behind the EOF. `text` is the JSON as sent; not part of the JSON output."""
+
+    page_size: int | None
+    devices: int
+    text: bytes = b""
+
+
+class MultifdHello(Event, frozen=True, tag="multifd-hello", kw_only=True):
+    """A multifd channel introduces itself."""
+
+    uuid: str
+    channel_id: int
+
+
+class MultifdPacket(Event, frozen=True, tag="multifd-packet", kw_only=True):
+    """A multifd packet with its data: `method` none, zlib, zstd, qpl, uadk, qatzip or device-state."""
+
+    packet_num: int
+    flags: int
+    method: str
+    block: str
+    normal: int
+    zero: int
+    data_size: int
+
+
+class Opaque(Event, frozen=True, tag="opaque", kw_only=True):
+    """Bytes that are only counted: TLS, an unknown protocol, what follows an error or the description."""
+
+    what: str
+
+
+class Undecodable(Event, frozen=True, tag="undecodable", kw_only=True):
+    """A stretch that does not fit the format. `code` is stable; `where` names section, device and record."""
+
+    code: str
+    message: str
+    where: str
+
+
+class Finding(Event, frozen=True, tag="finding", kw_only=True):
+    """Something worth knowing about the stream that stops nothing."""
+
+    severity: Severity
+    code: str
+    message: str
+
+
+class DirectionEnded(Event, frozen=True, tag="end", kw_only=True):
+    """One direction of a channel ended at `offset`; `where` is what it was in the middle of."""
+
+    how: EndKind
+    by: Party
+    error: str | None
+    where: str
+
+
+class Verdict(Event, frozen=True, tag="verdict", kw_only=True):
+    """The one line at the end. `ok` decides the exit code.
+
+    `outcome`: completed, truncated, cancelled, refused, failed, reset, undecodable, not-a-stream, empty.
+    """
+
+    ok: bool
+    outcome: str
+    message: str
+
+
+def record(migration: str, time: int, event: Event) -> dict[str, object]:
+    """The JSON object of one event: the migration's id, `time` in seconds, and the event's own fields."""
+    fields = msgspec.to_builtins(event, builtin_types=(bytes,))
+    fields.pop("text", None)
+    return {"migration": migration, "time": time / 1e6, **fields}

@@ -1,0 +1,139 @@
+"""The numbers of the migration stream: each fact of the wire is defined here, once.
+
+Sources are QEMU's migration/ folder (savevm.c, ram.c, multifd.h, qemu-file.c), versions 5.2 to 11.1.
+Integers are big-endian. Limits are ours: what migsniff is willing to believe of a length that it reads.
+"""
+
+from enum import IntEnum, IntFlag
+from struct import Struct
+from typing import Final
+
+U8: Final = Struct(">B")
+U16: Final = Struct(">H")
+U32: Final = Struct(">I")
+U64: Final = Struct(">Q")
+
+FILE_MAGIC: Final = 0x5145564D  # "QEVM", migration/savevm.h
+FILE_VERSION: Final = 3
+
+
+class ItemType(IntEnum):
+    """Type byte of a top-level item (QEMU_VM_* in migration/savevm.h)."""
+
+    EOF = 0x00
+    SECTION_START = 0x01
+    SECTION_PART = 0x02
+    SECTION_END = 0x03
+    SECTION_FULL = 0x04
+    SUBSECTION = 0x05
+    VMDESCRIPTION = 0x06
+    CONFIGURATION = 0x07
+    COMMAND = 0x08
+    SECTION_FOOTER = 0x7E
+
+
+class RamFlag(IntFlag):
+    """Low bits of a RAM record's word (RAM_SAVE_FLAG_* in migration/ram.c)."""
+
+    FULL = 0x01
+    ZERO = 0x02
+    MEM_SIZE = 0x04
+    PAGE = 0x08
+    EOS = 0x10
+    CONTINUE = 0x20
+    XBZRLE = 0x40
+    HOOK = 0x80
+    COMPRESS_PAGE = 0x100
+    MULTIFD_FLUSH = 0x200
+
+
+RAM_IDSTR: Final = "ram"
+RAM_VERSION: Final = 4
+XBZRLE_MARKER: Final = 1  # ENCODING_FLAG_XBZRLE, migration/ram.c
+
+
+class Command(IntEnum):
+    """Commands on the main channel (MIG_CMD_* in migration/savevm.c)."""
+
+    OPEN_RETURN_PATH = 1
+    PING = 2
+    POSTCOPY_ADVISE = 3
+    POSTCOPY_LISTEN = 4
+    POSTCOPY_RUN = 5
+    POSTCOPY_RAM_DISCARD = 6
+    PACKAGED = 7
+    ENABLE_COLO = 8
+    POSTCOPY_RESUME = 9
+    RECV_BITMAP = 10
+    SWITCHOVER_START = 11
+
+
+class ReturnPathType(IntEnum):
+    """Messages of the destination (MIG_RP_MSG_* in migration/migration.h)."""
+
+    SHUT = 1
+    PONG = 2
+    REQ_PAGES_ID = 3
+    REQ_PAGES = 4
+    RECV_BITMAP = 5
+    RESUME_ACK = 6
+    SWITCHOVER_ACK = 7
+
+
+RECV_BITMAP_END: Final = 0x0123456789ABCDEF  # RAMBLOCK_RECV_BITMAP_ENDING, migration/ram.c
+
+MULTIFD_MAGIC: Final = 0x11223344  # migration/multifd.c
+MULTIFD_VERSION: Final = 1
+MULTIFD_HELLO: Final = Struct(">II16sB39x")
+# magic, version, flags, pages_alloc, normal_pages, next_packet_size, packet_num, zero_pages, block name
+MULTIFD_PACKET: Final = Struct(">IIIIIIQI28x256s")
+MULTIFD_DEVICE_STATE: Final = Struct(">III256sII")
+MULTIFD_PACKET_BYTES: Final = 512 * 1024  # MULTIFD_PACKET_SIZE: a packet stands for so much guest memory
+
+
+class MultifdFlag(IntFlag):
+    """Flags of a multifd packet (MULTIFD_FLAG_* in migration/multifd.h)."""
+
+    SYNC = 0x01
+    METHOD_MASK = 0x3E
+    DEVICE_STATE = 0x40
+
+
+SUBSECTION_PREFIX_CONFIGURATION: Final = b"configuration/"
+
+TLS_HANDSHAKE: Final = 0x16  # first byte of a TLS ClientHello record
+TLS_MAJOR: Final = 0x03
+
+PAGE_SIZES: Final = (256, 1024, 2048, 4096, 8192, 16384, 65536)
+"""Target page sizes that some QEMU target uses."""
+
+MACHINE_PAGE_SIZE: Final[dict[str, int]] = {
+    # Machine types that belong to one family of targets with a fixed page size (target/*/cpu-param.h, 5.2 to
+    # 11.1). Names that several targets share ("virt", "sun4u" is not one of them) are left to inference.
+    "pc": 4096,
+    "pseries": 4096,
+    "powernv": 4096,
+    "s390-ccw-virtio": 4096,
+    "microvm": 4096,
+    "isapc": 4096,
+    "xenfv": 4096,
+    "spike": 4096,
+    "sifive_u": 4096,
+    "malta": 4096,
+    "sun4u": 8192,
+    "sun4v": 8192,
+}
+
+# Limits on what is believed. Each keeps a liar from making migsniff allocate or loop without bound.
+MAX_MACHINE_NAME: Final = 255
+MAX_CAPABILITIES: Final = 64
+MAX_RAM_BLOCKS: Final = 65536
+MAX_SECTIONS: Final = 65536
+MAX_DESCRIPTION: Final = 16 << 20
+MAX_DESCRIPTION_DEPTH: Final = 64
+MAX_FIELDS: Final = 1 << 20
+MAX_DEVICE_STATE: Final = 32 << 20  # raw device bytes kept for the description, one migration
+MAX_DEVICE_STATE_PROCESS: Final = 64 << 20  # and all migrations together
+MAX_RETURN_PATH_MESSAGE: Final = 512  # QEMU's own buffer
+MAX_RECV_BITMAP: Final = 1 << 32  # skipped by count, never held
+MAX_ITEM_HEADER: Final = 5 + 14 + 255  # footer, and the longest header of a section behind it
