@@ -19,7 +19,7 @@ Direction = Literal["fwd", "rev"]
 """fwd: source to destination. rev: destination to source."""
 Party = Literal["source", "destination", "proxy"]
 EndKind = Literal["eof", "reset", "timeout", "closed", "refused", "error"]
-"""How one direction ended: end of file, a reset, the kernel gave up, closed by the proxy, dial failed, other."""
+"""End of file, a reset, the kernel gave up, closed by the proxy, dialling failed, any other error."""
 SectionType = Literal["START", "PART", "END", "FULL"]
 Severity = Literal["chat", "note", "warn", "error"]
 
@@ -53,7 +53,7 @@ class Chunk(msgspec.Struct, frozen=True):
 
 
 class Ended(msgspec.Struct, frozen=True):
-    """One direction of a connection ended; `by` is who ended it, `error` the name of the errno if there was one."""
+    """One direction of a connection ended; `by` is who ended it, `error` the name of the errno, if any."""
 
     time: int
     connection: int
@@ -224,8 +224,8 @@ Value = bool | int | float | str | tuple[int | bool | str | float | None, ...] |
 class DeviceSection(Section, frozen=True, tag="device", kw_only=True):
     """A FULL section: the state of one device.
 
-    It is reported once when its end is found by the footer (`provisional`, no fields), and once more, exactly,
-    when the description has arrived. `fields` are filled in only for whoever asked for them.
+    It is reported once when its end is found by the footer (`provisional`, no fields), and once more,
+    exactly, when the description has arrived. `fields` are filled in only for whoever asked for them.
     `corrects`: the provisional size was wrong, this was it.
     """
 
