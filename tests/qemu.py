@@ -1,0 +1,383 @@
+"""One real live migration between two real QEMUs: the harness of the tests, the samples and the benchmarks.
+
+    with Migration("7.2", workload=48) as migration:
+        where = migration.listen()                     # the destination: "127.0.0.1:PORT"
+        result = migration.run(f"tcp:{where}")         # or of a relay in front of it
+        assert result.status == "completed"
+
+No hardware acceleration, no guest images: an x86 guest can be given `workload` MiB of memory that it keeps
+dirtying, others run their firmware. The system's own QEMU is used if its version is the one asked for, else
+the one in the folder $QEMU_ROOTS/VERSION (/opt/qemu-roots/10.0, say), a root file system that is entered by
+chroot, which needs root. Each migration takes a second.
+"""
+
+import functools
+import json
+import os
+import re
+import shutil
+import socket
+import struct
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import pytest
+
+ROOTS = Path(os.environ.get("QEMU_ROOTS", "/opt/qemu-roots"))
+REQUIRED = os.environ.get("MIGSNIFF_REQUIRE_QEMU", "")
+"""Versions whose absence is a failure and no reason to skip, "7.2 10.0"; "1" stands for 7.2."""
+ENDED = ("completed", "failed", "cancelled")
+
+# ---------------------------------------------------------------- finding QEMU
+
+
+@functools.cache
+def system_version() -> str | None:
+    """Major and minor version of the QEMU on the PATH, None if there is none."""
+    program = shutil.which("qemu-system-x86_64")
+    if program is None:
+        return None
+    said = subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout
+    found = re.search(r"version (\d+\.\d+)", said)
+    return found and found[1]
+
+
+def missing(version: str, arch: str = "x86_64") -> str | None:
+    """Why this QEMU cannot be run here, None if it can."""
+    program = f"qemu-system-{arch}"
+    if version == system_version():
+        return None if shutil.which(program) else f"{program} {version} is not installed"
+    if not (ROOTS / version / "usr/bin" / program).exists():
+        return f"{program} {version} is neither on the PATH nor in {ROOTS / version}"
+    return None if os.geteuid() == 0 else f"QEMU {version} in {ROOTS / version} needs root for chroot"
+
+
+def available(version: str, arch: str = "x86_64") -> bool:
+    """Whether this QEMU can be run here."""
+    return missing(version, arch) is None
+
+
+def require(version: str, arch: str = "x86_64") -> None:
+    """Skip the calling test if this QEMU is not here; fail it where it has to be."""
+    reason = missing(version, arch)
+    if reason is None:
+        return
+    if version in REQUIRED.replace(",", " ").split() or (REQUIRED == "1" and version == "7.2"):
+        pytest.fail(f"{reason}, but MIGSNIFF_REQUIRE_QEMU={REQUIRED} demands it")
+    pytest.skip(reason)
+
+
+# ---------------------------------------------------------------- the guest
+
+# A boot sector, as an assembler would list it. It fills every fourth page from 1 MiB to END once with
+# pseudo-random words, then for ever adds 1 to a byte of every second page of the lower half and counts its
+# passes.
+COUNTER_ADDRESS = 0x6000
+_CODE = """
+    fa                  cli                         ; 16 bits, loaded at 0x7c00
+    fc                  cld
+    31 c0               xor     ax, ax
+    8e d8               mov     ds, ax
+    e4 92               in      al, 0x92            ; A20 gate
+    0c 02               or      al, 2
+    e6 92               out     0x92, al
+    0f 01 16 f0 7d      lgdt    [0x7df0]
+    0f 20 c0            mov     eax, cr0
+    0c 01               or      al, 1               ; protected mode
+    0f 22 c0            mov     cr0, eax
+    ea 1e 7c 08 00      jmp     8:0x7c1e
+    66 b8 10 00         mov     ax, 16              ; 32 bits from here on
+    8e d8               mov     ds, ax
+    8e c0               mov     es, ax
+    8b 1d f8 7d 00 00   mov     ebx, [0x7df8]       ; END
+    b8 78 56 34 12      mov     eax, 0x12345678
+    bf 00 00 10 00      mov     edi, 0x100000
+    b9 00 04 00 00      mov     ecx, 1024           ; fill: one page of words
+    69 c0 0d 66 19 00   imul    eax, eax, 1664525
+    05 5f f3 6e 3c      add     eax, 1013904223
+    ab                  stosd
+    e2 f2               loop    -14
+    81 c7 00 30 00 00   add     edi, 0x3000         ; leave three pages
+    39 df               cmp     edi, ebx
+    72 e3               jb      fill
+    d1 eb               shr     ebx, 1
+    ff 05 00 60 00 00   inc     dword [0x6000]      ; again: the counter
+    bf 00 00 10 00      mov     edi, 0x100000
+    fe 07               inc     byte [edi]          ; touch
+    81 c7 00 20 00 00   add     edi, 0x2000
+    39 df               cmp     edi, ebx
+    72 f4               jb      touch
+    eb e7               jmp     again
+"""
+_GDT = struct.pack("<3Q", 0, 0x00CF9A000000FFFF, 0x00CF92000000FFFF)
+_GDT_AT, _GDTR_AT, _END_AT = 0x1D8, 0x1F0, 0x1F8
+
+
+def boot_disk(mib: int) -> bytes:
+    """A disk image whose boot sector keeps dirtying `mib` MiB of the guest's memory."""
+    code = bytes.fromhex("".join(line[4:23] for line in _CODE.splitlines() if line.strip()))
+    image = bytearray(1 << 20)
+    image[: len(code)] = code
+    image[_GDT_AT:_GDTR_AT] = _GDT
+    struct.pack_into("<HI", image, _GDTR_AT, len(_GDT) - 1, 0x7C00 + _GDT_AT)
+    struct.pack_into("<I", image, _END_AT, mib << 20)
+    image[510:512] = b"\x55\xaa"
+    return bytes(image)
+
+
+# ---------------------------------------------------------------- one QEMU
+
+
+class QmpError(Exception):
+    """QEMU refused a command, or is gone."""
+
+
+class Qemu:
+    """A running QEMU and its QMP connection. `log` is what it wrote to standard error."""
+
+    def __init__(
+        self, version: str, arch: str, arguments: Sequence[str], folder: "Folder", name: str
+    ) -> None:
+        self.name = name
+        self._log = folder.path / f"{name}.log"
+        command = [*folder.enter, f"qemu-system-{arch}", "-accel", "tcg", "-display", "none", "-nodefaults"]
+        command += ["-serial", "null", "-monitor", "none"]
+        command += ["-qmp", f"unix:{folder.inside}/{name}.qmp,server=on,wait=off", *arguments]
+        with self._log.open("wb") as log:
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=log)
+        try:
+            self._socket = self._connect(str(folder.path / f"{name}.qmp"))
+            self._file = self._socket.makefile("rwb")
+            self._file.readline()
+            self.execute("qmp_capabilities")
+        except BaseException:
+            self.kill()
+            raise
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    def _connect(self, path: str) -> socket.socket:
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            connection = socket.socket(socket.AF_UNIX)
+            connection.settimeout(30)
+            try:
+                connection.connect(path)
+                return connection
+            except OSError:
+                connection.close()
+            if self.process.poll() is not None:
+                break
+            time.sleep(0.01)
+        raise QmpError(f"QEMU ({self.name}) did not start: {self.log}")
+
+    def execute(self, command: str, **arguments: object) -> Any:
+        """What QEMU returns for a QMP command; underscores in argument names stand for hyphens."""
+        named = {name.replace("_", "-"): value for name, value in arguments.items()}
+        try:
+            self._file.write(json.dumps({"execute": command, "arguments": named}).encode() + b"\n")
+            self._file.flush()
+            while line := self._file.readline():
+                answer = json.loads(line)
+                if "error" in answer:
+                    raise QmpError(f"{command}: {answer['error']['desc']}")
+                if "return" in answer:
+                    return answer["return"]
+        except OSError as error:
+            raise QmpError(f"{command}: QEMU ({self.name}) is gone: {error}") from error
+        raise QmpError(f"{command}: QEMU ({self.name}) is gone: {self.log}")
+
+    def passes(self) -> int:
+        """How many times the workload went over its memory."""
+        shown = self.execute("human-monitor-command", command_line=f"xp /1wx {COUNTER_ADDRESS:#x}")
+        return int(shown.split()[-1], 16)
+
+    def wait_for_passes(self, more: int = 1, timeout: float = 60) -> None:
+        """Wait until the workload has gone over its memory `more` times from now."""
+        first = self.passes()
+        deadline = time.monotonic() + timeout
+        # before the boot sector runs the firmware may have left anything there: a jump down or up by far
+        while not 0 < self.passes() - first < 1 << 16 or self.passes() - first < more:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"the workload ({self.name}) stands still: {self.log}")
+            time.sleep(0.01)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+class Folder:
+    """A temporary folder that the QEMU of this version sees too, as `inside`; `enter` is how it is run."""
+
+    def __init__(self, version: str) -> None:
+        root = Path("/") if version == system_version() else ROOTS / version
+        self.enter = [] if root == Path("/") else ["chroot", str(root)]
+        self.path = Path(tempfile.mkdtemp(prefix="migsniff-", dir=root / "tmp" if self.enter else None))
+        self.inside = Path("/") / self.path.relative_to(root)
+
+    def remove(self) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+# ---------------------------------------------------------------- a migration
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a migration ended. `source`, `destination`: the last query-migrate, {} if that QEMU is gone."""
+
+    version: str
+    source: dict[str, Any]
+    destination: dict[str, Any]
+    destination_runs: bool
+    seconds: float
+
+    @property
+    def status(self) -> str:
+        return str(self.source.get("status", "gone"))
+
+    @property
+    def ram(self) -> dict[str, int]:
+        """QEMU's counters of RAM, query-migrate's `ram`."""
+        return dict(self.source.get("ram", {}))
+
+
+class Migration:
+    """Two QEMUs, made from the same arguments, and the migration of a guest from one to the other.
+
+    `mem` and `workload` are in MiB; `caps` are capabilities of both sides, `params` migration parameters of
+    both (destination_params: of the destination alone), `max-bandwidth` is unlimited unless given.
+    """
+
+    def __init__(
+        self,
+        version: str = "7.2",
+        *,
+        destination_version: str | None = None,
+        arch: str = "x86_64",
+        machine: str = "",
+        mem: int = 64,
+        args: Sequence[str] = (),
+        source_args: Sequence[str] = (),
+        destination_args: Sequence[str] = (),
+        caps: Sequence[str] = (),
+        params: Mapping[str, int | str | bool] | None = None,
+        destination_params: Mapping[str, int | str | bool] | None = None,
+        workload: int = 0,
+    ) -> None:
+        self.workload = workload
+        self.caps = list(caps)
+        self.params = {"max-bandwidth": 1 << 40, **(params or {})}
+        self.destination_params = {**self.params, **(destination_params or {})}
+        self._arch = arch
+        self._versions = {"source": version, "destination": destination_version or version}
+        common = ["-m", str(mem), *(["-M", machine] if machine else []), *args]
+        self._arguments = {
+            "source": [*common, *source_args],
+            "destination": [*common, *destination_args, "-incoming", "defer"],
+        }
+        self._folders: list[Folder] = []
+        self._qemus: list[Qemu] = []
+
+    def __enter__(self) -> Self:
+        try:
+            self.destination = self._start("destination")
+            self.source = self._start("source")
+            for qemu, params in ((self.source, self.params), (self.destination, self.destination_params)):
+                states = [{"capability": name, "state": True} for name in self.caps]
+                qemu.execute("migrate-set-capabilities", capabilities=states)
+                qemu.execute("migrate-set-parameters", **params)
+            if self.workload:
+                self.source.wait_for_passes()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _start(self, side: str) -> Qemu:
+        version = self._versions[side]
+        folder = Folder(version)
+        self._folders.append(folder)
+        arguments = self._arguments[side]
+        if self.workload:
+            (folder.path / "disk").write_bytes(boot_disk(self.workload))
+            arguments = [*arguments, "-drive", f"file={folder.inside}/disk,format=raw,if=ide"]
+        qemu = Qemu(version, self._arch, arguments, folder, side)
+        self._qemus.append(qemu)
+        return qemu
+
+    def close(self) -> None:
+        for qemu in self._qemus:
+            qemu.kill()
+        for folder in self._folders:
+            folder.remove()
+
+    def listen(self, uri: str = "tcp:127.0.0.1:0") -> str:
+        """Open the destination's incoming socket and say where it is: HOST:PORT, or the path."""
+        self.destination.execute("migrate-incoming", uri=uri)
+        where = self.destination.execute("query-migrate")["socket-address"][0]
+        return str(where["path"]) if "path" in where else f"{where['host']}:{where['port']}"
+
+    def start(self, uri: str) -> None:
+        """Begin to migrate to `uri`."""
+        self._began = time.monotonic()
+        self.source.execute("migrate", uri=uri)
+
+    def wait(self, timeout: float = 60, until: Sequence[str] = ENDED) -> Result:
+        """Wait until the source's status is one of `until`."""
+        while (last := self.source.execute("query-migrate")).get("status") not in until:
+            if time.monotonic() - self._began > timeout:
+                raise TimeoutError(f"still {last.get('status')} after {timeout} s: {last}")
+            time.sleep(0.01)
+        seconds = time.monotonic() - self._began
+        version = self.source.execute("query-version")["qemu"]
+        runs, destination = self._arrived(last["status"] == "completed")
+        return Result(
+            f"{version['major']}.{version['minor']}.{version['micro']}", last, destination, runs, seconds
+        )
+
+    def run(self, uri: str, timeout: float = 60) -> Result:
+        """Migrate to `uri` and wait for the end."""
+        self.start(uri)
+        return self.wait(timeout)
+
+    def _arrived(self, expected: bool) -> tuple[bool, dict[str, Any]]:
+        """Whether the guest runs at the destination, which may need a moment more than the source."""
+        deadline = time.monotonic() + (10 if expected else 1)
+        try:
+            while time.monotonic() < deadline:
+                status = self.destination.execute("query-migrate")
+                if status.get("status") in ENDED:
+                    break
+                time.sleep(0.01)
+            while not (runs := self.destination.execute("query-status")["running"]) and expected:
+                if time.monotonic() > deadline:
+                    break
+                time.sleep(0.01)
+            return bool(runs), status
+        except QmpError:
+            return False, {}
+
+
+def poll(what: Callable[[], bool], timeout: float = 10) -> bool:
+    """Whether `what` becomes true in time."""
+    deadline = time.monotonic() + timeout
+    while not what():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
