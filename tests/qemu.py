@@ -15,6 +15,7 @@ import functools
 import json
 import os
 import re
+import shlex
 import shutil
 import socket
 import struct
@@ -254,8 +255,9 @@ class Result:
 class Migration:
     """Two QEMUs, made from the same arguments, and the migration of a guest from one to the other.
 
-    `mem` and `workload` are in MiB; `caps` are capabilities of both sides, `params` migration parameters of
-    both (destination_params: of the destination alone), `max-bandwidth` is unlimited unless given.
+    `args` are QEMU's, in shell syntax. `mem` and `workload` are in MiB. `caps` are capabilities of both sides,
+    `params` migration parameters of both (destination_params: of the destination alone); `max-bandwidth` is
+    unlimited unless given.
     """
 
     def __init__(
@@ -266,9 +268,9 @@ class Migration:
         arch: str = "x86_64",
         machine: str = "",
         mem: int = 64,
-        args: Sequence[str] = (),
-        source_args: Sequence[str] = (),
-        destination_args: Sequence[str] = (),
+        args: str = "",
+        source_args: str = "",
+        destination_args: str = "",
         caps: Sequence[str] = (),
         params: Mapping[str, int | str | bool] | None = None,
         destination_params: Mapping[str, int | str | bool] | None = None,
@@ -280,10 +282,10 @@ class Migration:
         self.destination_params = {**self.params, **(destination_params or {})}
         self._arch = arch
         self._versions = {"source": version, "destination": destination_version or version}
-        common = ["-m", str(mem), *(["-M", machine] if machine else []), *args]
+        common = ["-m", str(mem), *(["-M", machine] if machine else []), *shlex.split(args)]
         self._arguments = {
-            "source": [*common, *source_args],
-            "destination": [*common, *destination_args, "-incoming", "defer"],
+            "source": [*common, *shlex.split(source_args)],
+            "destination": [*common, *shlex.split(destination_args), "-incoming", "defer"],
         }
         self._folders: list[Folder] = []
         self._qemus: list[Qemu] = []
