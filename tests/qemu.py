@@ -193,7 +193,7 @@ class Qemu:
                 if "return" in answer:
                     return answer["return"]
         except OSError as error:
-            raise QmpError(f"{command}: QEMU ({self.name}) is gone: {error}") from error
+            raise QmpError(f"{command}: QEMU ({self.name}) is gone: {self.log}") from error
         raise QmpError(f"{command}: QEMU ({self.name}) is gone: {self.log}")
 
     def passes(self) -> int:
@@ -255,9 +255,9 @@ class Result:
 class Migration:
     """Two QEMUs, made from the same arguments, and the migration of a guest from one to the other.
 
-    `args` are QEMU's, in shell syntax. `mem` and `workload` are in MiB. `caps` are capabilities of both sides,
-    `params` migration parameters of both (destination_params: of the destination alone); `max-bandwidth` is
-    unlimited unless given.
+    `args` are QEMU's, in shell syntax. `mem` and `workload` are in MiB. `caps` are capabilities of both
+    sides, `params` migration parameters of both (destination_params: of the destination alone);
+    `max-bandwidth` is unlimited unless given.
     """
 
     def __init__(

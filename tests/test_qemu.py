@@ -81,7 +81,8 @@ GUESTS: dict[str, dict[str, Any]] = {
     "devices": {
         "machine": "q35",
         "args": "-device virtio-net-pci -device virtio-scsi-pci -device qemu-xhci -device usb-tablet"
-        " -device e1000e -device intel-hda -device hda-duplex -device virtio-gpu-pci -device virtio-rng-pci",
+        " -device e1000e -device virtio-gpu-pci -device virtio-rng-pci"
+        " -audiodev none,id=sound -device intel-hda -device hda-duplex,audiodev=sound",
     },
 }
 
