@@ -1,0 +1,360 @@
+"""Device bytes read by their description: where a device ends, and what its fields are.
+
+The layout is that of vmstate_save_state (migration/vmstate.c, migration/vmstate-types.c).
+"""
+
+import reprlib
+import struct
+from contextlib import suppress
+from itertools import chain
+from typing import Final, cast
+
+import msgspec
+
+from migsniff.core import fieldtypes
+from migsniff.core.description import (
+    LISTS,
+    Description,
+    DeviceDescription,
+    FieldDescription,
+    Vmsd,
+    shape_problem,
+)
+from migsniff.core.errors import StreamProblem
+from migsniff.core.events import Data, Field, Value
+from migsniff.core.registry import field_type
+from migsniff.core.wire import MAX_FIELDS, U32, ItemType
+
+__all__ = ["Budget", "Description", "DeviceDescription", "Walk", "opaque", "walk"]
+
+NULL_POINTER: Final = b"0"  # VMS_NULLPTR_MARKER, include/migration/vmstate.h
+MAX_VALUES: Final = (
+    4 * MAX_FIELDS
+)  # array elements of a migration that get a value; behind that only raw bytes
+UNNAMED: Final = "undescribed"
+
+
+class Budget:
+    """How many fields and array values the descriptions of one migration may still stand for."""
+
+    __slots__ = ("fields", "values")
+
+    def __init__(self, fields: int = MAX_FIELDS, values: int = MAX_VALUES) -> None:
+        self.fields = fields
+        self.values = values
+
+    def take_field(self) -> None:
+        """Count one field; raises StreamProblem (description-nodes) when there were too many."""
+        self.fields -= 1
+        if self.fields < 0:
+            raise StreamProblem("description-nodes", limit=MAX_FIELDS)
+
+    def take_values(self, count: int) -> bool:
+        """Count the values of an array; False: they are too many, it gets none."""
+        if count > self.values:
+            return False
+        self.values -= count
+        return True
+
+
+class Walk(msgspec.Struct, frozen=True):
+    """Where a description leads: `end` is the index behind the last byte that it explains.
+
+    `undescribed`: bytes before `end` that it gives a size but no meaning (Fields of type "opaque").
+    """
+
+    end: int
+    fields: tuple[Field, ...]
+    problem: StreamProblem | None
+    undescribed: int
+
+
+def walk(
+    device: DeviceDescription, data: Data, start: int, wire_offset: int, *, fields: bool, budget: Budget
+) -> Walk:
+    """Read the state of `device` from index `start` of `data`, which is wire offset `wire_offset`.
+
+    Never raises for what bytes or description say: `problem` tells, and `fields` has what was read before it.
+    """
+    found: list[Field] = []
+    problem: StreamProblem | None = None
+    with memoryview(data) as view:
+        walker = _Walker(view, start, wire_offset - start, fields, budget)
+        try:
+            walker.vmsd(device.vmsd, len(view), found)
+            if budget.fields < 0:
+                raise StreamProblem("description-nodes", limit=MAX_FIELDS)
+        except StreamProblem as error:
+            problem = error.with_traceback(None)  # its frames hold the view
+    return Walk(walker.at, tuple(found), problem, walker.undescribed)
+
+
+def opaque(data: Data, start: int, end: int, wire_offset: int) -> Field:
+    """The Field of bytes `start` to `end` that no description explains; `wire_offset` is that of `start`.
+
+    Named by the header of a subsection, if it begins with one.
+    """
+    raw = bytes(memoryview(data)[start:end])
+    name, version = UNNAMED, None
+    if len(raw) > 6 and raw[0] == ItemType.SUBSECTION and 0 < raw[1] <= len(raw) - 6:
+        header = raw[2 : 2 + raw[1]]
+        if header.isascii() and header.decode().isprintable():
+            name = header.decode()
+            version = U32.unpack_from(raw, 2 + raw[1])[0]
+    return Field(name=name, type="opaque", offset=wire_offset, size=len(raw), version=version, raw=raw)
+
+
+class _Walker:
+    """One walk; `at` is the index of the next byte, `shift` what makes it a wire offset."""
+
+    __slots__ = ("at", "budget", "data", "fields", "inline", "shift", "undescribed")
+
+    def __init__(self, data: memoryview, at: int, shift: int, fields: bool, budget: Budget) -> None:
+        self.data = data
+        self.at = at
+        self.shift = shift
+        self.fields = fields
+        self.budget = budget
+        self.undescribed = 0
+        self.inline = False  # inside an inline group, whose raw bytes are kept by its outermost Field
+
+    def vmsd(self, vmsd: Vmsd, limit: int, found: list[Field]) -> None:
+        """Fields and subsections, none beyond `limit`; `found` keeps what comes before a problem."""
+        for field in vmsd.fields:
+            self.budget.take_field()
+            if field.type == "capability":
+                self.capabilities(field, limit, found)
+            elif field.array_len is not None and field.vmsds and field.type not in LISTS:
+                self.elements(field, limit, found)
+            elif field.type == "nullptr":
+                self.null_pointers(field, limit, found)
+            else:
+                self.sized(field, limit, found)
+        for subsection in vmsd.subsections:
+            self.subsection(subsection, limit, found)
+
+    def reach(self, name: str, size: int, limit: int) -> int:
+        """The index `size` bytes on; raises StreamProblem (field-short) beyond `limit`."""
+        if size > limit - self.at:
+            raise StreamProblem("field-short", name=name, size=size, left=max(0, limit - self.at))
+        return self.at + size
+
+    def sized(self, field: FieldDescription, limit: int, found: list[Field]) -> None:
+        """A field that ends `size` bytes on, or an array of them, whatever is inside."""
+        start = self.at
+        count = 1 if field.array_len is None else field.array_len
+        end = self.reach(field.name, count * field.size, limit)
+        children: tuple[Field, ...] = ()
+        bare = not field.vmsds or (field.type != "struct" and not self.inline)
+        if field.vmsds and field.array_len is None:
+            children = self.inside(field, end)
+        self.at = end
+        if not self.fields:
+            return
+        raw = bytes(self.data[start:end]) if bare else b""
+        found.append(
+            Field(
+                name=field.name,
+                type=field.type,
+                offset=start + self.shift,
+                size=end - start,
+                array_len=field.array_len,
+                index=field.index,
+                version=field.vmsds[0].version if len(field.vmsds) == 1 else None,
+                raw=raw,
+                value=None if field.vmsds else self.value(field, raw),
+                children=children,
+            )
+        )
+
+    def inside(self, field: FieldDescription, end: int) -> tuple[Field, ...]:
+        """What stands in a struct, an inline group or a list that ends at `end`, to where `at` moves.
+
+        QEMU measured the size, so the walk can go on there. Bytes before it that the description inside does
+        not explain become an opaque Field.
+        """
+        vmsd = field.vmsds[0]
+        if field.type in LISTS:
+            return self.list_elements(field, end)
+        if not self.fields and vmsd.fixed == field.size:
+            return ()
+        inline, self.inline = self.inline, self.inline or field.type != "struct"
+        children: list[Field] = []
+        with suppress(StreamProblem):
+            self.vmsd(vmsd, end, children)
+        self.inline = inline
+        if self.at < end:
+            self.undescribed += end - self.at
+            if self.fields:
+                children.append(opaque(self.data, self.at, end, self.at + self.shift))
+        return tuple(children)
+
+    def elements(self, field: FieldDescription, limit: int, found: list[Field]) -> None:
+        """An array of structs or inline groups: a Field each. `size` is the first one's, and binds none."""
+        vmsd = field.vmsds[0]
+        count = field.array_len or 0
+        if not self.fields and vmsd.fixed is not None and count * vmsd.fixed <= limit - self.at:
+            self.at += count * vmsd.fixed
+            return
+        outermost = field.type != "struct" and not self.inline
+        inline, self.inline = self.inline, self.inline or outermost
+        for index in range(count):
+            self.budget.take_field()
+            start = self.at
+            children: list[Field] = []
+            try:
+                self.vmsd(vmsd, limit, children)
+            finally:
+                raw = bytes(self.data[start : self.at]) if self.fields and outermost else b""
+                self.group(field.name, field.type, vmsd, start, children, found, index, raw)
+        self.inline = inline
+
+    def group(
+        self,
+        name: str,
+        kind: str,
+        vmsd: Vmsd,
+        start: int,
+        children: list[Field],
+        found: list[Field],
+        index: int | None = None,
+        raw: bytes = b"",
+    ) -> None:
+        """Put the Field of what was read from `start` to `at` into `found`."""
+        if self.fields:
+            found.append(
+                Field(
+                    name=name,
+                    type=kind,
+                    offset=start + self.shift,
+                    size=self.at - start,
+                    index=index,
+                    version=vmsd.version,
+                    raw=raw,
+                    children=tuple(children),
+                )
+            )
+
+    def subsection(self, vmsd: Vmsd, limit: int, found: list[Field]) -> None:
+        """Byte 05, name, version, and then as its description says."""
+        self.budget.take_field()
+        start = self.at
+        name = vmsd.name.encode()
+        header = struct.pack(f">BB{len(name)}sI", ItemType.SUBSECTION, len(name), name, vmsd.version)
+        seen = bytes(self.data[start : min(start + len(header), limit)])
+        if seen != header:
+            raise StreamProblem(
+                "field-subsection", name=vmsd.name, at=start + self.shift, found=seen.hex(" ") or "the end"
+            )
+        self.at += len(header)
+        children: list[Field] = []
+        try:
+            self.vmsd(vmsd, limit, children)
+        finally:
+            self.group(vmsd.name, "subsection", vmsd, start, children, found)
+
+    def list_elements(self, field: FieldDescription, end: int) -> tuple[Field, ...]:
+        """Elements of a list: {01, element}* 00; a gtree begins with their number, and a key before each.
+
+        Empty if that does not end at `end`: the list is its raw bytes then.
+        """
+        inline, self.inline = self.inline, True
+        undescribed = self.undescribed
+        children: list[Field] = []
+        try:
+            self.each_element(field, end, children)
+        except StreamProblem:
+            self.at = 0
+        self.inline = inline
+        self.undescribed = undescribed
+        return tuple(children) if self.at == end else ()
+
+    def each_element(self, field: FieldDescription, end: int, found: list[Field]) -> None:
+        key: FieldDescription | None = None
+        vmsds = [[vmsd] for vmsd in field.vmsds]
+        if field.type == "gtree":
+            after = self.reach(field.name, U32.size, end)
+            (count,) = U32.unpack(self.data[self.at : after])
+            self.at = after
+            if len(vmsds) == 2 * count:
+                vmsds = [list(chain(*pair)) for pair in zip(vmsds[::2], vmsds[1::2], strict=True)]
+            else:
+                key = FieldDescription("key", "uint64", 8, None, None, ())
+        for index, element in enumerate(vmsds):
+            start = self.at
+            children: list[Field] = []
+            self.marker(field.name, 1, end)
+            if key is not None:
+                self.sized(key, end, children)
+            for vmsd in element:
+                self.budget.take_field()
+                self.vmsd(vmsd, end, children)
+            self.group(element[-1].name, "struct", element[-1], start, children, found, index)
+        self.marker(field.name, 0, end)
+
+    def marker(self, name: str, expected: int, limit: int) -> None:
+        """A list's marker byte."""
+        end = self.reach(name, 1, limit)
+        if self.data[self.at] != expected:
+            where = f"{self.data[self.at]:#04x} at {self.at + self.shift:#x}"
+            raise shape_problem(f"{reprlib.repr(name)} has no list marker: {where}")
+        self.at = end
+
+    def null_pointers(self, field: FieldDescription, limit: int, found: list[Field]) -> None:
+        """NULL pointers, a byte each. QEMU up to 9.x may say so of an array of which only the first is."""
+        start = self.at
+        count = 1 if field.array_len is None else field.array_len
+        raw = bytes(self.data[start : self.reach(field.name, count, limit)])
+        nulls = count - len(raw.lstrip(NULL_POINTER))
+        self.at += nulls
+        if self.fields and (nulls or not count):
+            found.append(
+                Field(
+                    name=field.name,
+                    type=field.type,
+                    offset=start + self.shift,
+                    size=nulls,
+                    array_len=None if field.array_len is None else nulls,
+                    index=field.index,
+                    raw=raw[:nulls],
+                )
+            )
+        if nulls < count:
+            where = f"{raw[nulls]:#04x} at {self.at + self.shift:#x}"
+            raise shape_problem(f"{reprlib.repr(field.name)} is no NULL pointer: {where}")
+
+    def capabilities(self, field: FieldDescription, limit: int, found: list[Field]) -> None:
+        """Names with their lengths (configuration): an array of them has elements of different sizes."""
+        for index in range(1 if field.array_len is None else field.array_len):
+            self.budget.take_field()
+            start = self.at
+            length = self.data[self.reach(field.name, 1, limit) - 1]
+            self.at = self.reach(field.name, 1 + length, limit)
+            if not self.fields:
+                continue
+            raw = bytes(self.data[start : self.at])
+            found.append(
+                Field(
+                    name=field.name,
+                    type=field.type,
+                    offset=start + self.shift,
+                    size=len(raw),
+                    index=field.index if field.array_len is None else index,
+                    raw=raw,
+                    value=fieldtypes.capability(raw),
+                )
+            )
+
+    def value(self, field: FieldDescription, raw: bytes) -> Value:
+        """The value of a leaf, or the values of an array's elements."""
+        decode = field_type.get(field.type)
+        if decode is None or field.array_len is None:
+            return decode(raw) if decode else None
+        integers = fieldtypes.integers(decode, field.size)
+        # what takes longer than unpacking integers counts for more
+        if not field.size or not self.budget.take_values(field.array_len * (1 if integers else 16)):
+            return None
+        if integers:
+            return struct.unpack(f">{field.array_len}{integers}", raw)
+        values = tuple(decode(raw[at : at + field.size]) for at in range(0, len(raw), field.size))
+        return None if values and isinstance(values[0], tuple) else cast("Value", values)
