@@ -1,0 +1,235 @@
+"""`migsniff info`: a migration on one screen, as capinfos has it, and the live view's summary."""
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from migsniff.core.events import Finding
+from migsniff.show.fields import counts_text
+from migsniff.show.model import BlockStats, PassStats
+from migsniff.show.stats import MigrationStats
+from migsniff.show.words import escape, memory, name, number, rate, seconds, wire
+
+LABEL_WIDTH: Final = 20
+BLOCKS_SHOWN: Final = 6
+PASSES_SHOWN: Final = 6
+DEVICES_SHOWN: Final = 6
+FINDINGS_SHOWN: Final = 8
+PASS_HEADINGS: Final = (
+    "pass",
+    "pages",
+    "normal",
+    "zero",
+    "xbzrle",
+    "resent",
+    "sent",
+    "time",
+    "dirty/s",
+    "remaining",
+)
+PASS_WIDTHS: Final = (4, 6, 6, 6, 6, 6, 8, 8, 7, 9)
+
+
+def render_info(
+    stats: MigrationStats, facts: Mapping[str, object], out: Callable[[str], None], *, as_json: bool = False
+) -> None:
+    """Write the summary, a line (with its end) a call; `facts`, about the file or capture, come first."""
+    if as_json:
+        out(json.dumps(info_dict(stats, facts), indent=2) + "\n")
+        return
+    for line in info_lines(stats, facts):
+        out(line + "\n")
+
+
+def info_dict(stats: MigrationStats, facts: Mapping[str, object]) -> dict[str, object]:
+    """The summary as one JSON object: `facts` under "source_facts", then `MigrationStats.to_dict`."""
+    return {"source_facts": dict(facts), **stats.to_dict()}
+
+
+def info_lines(stats: MigrationStats, facts: Mapping[str, object]) -> list[str]:
+    """The summary, labels on the left."""
+    lines = [_labelled(label, _fact(value)) for label, value in facts.items()]
+    lines += _qemu(stats)
+    lines += [_labelled(*row) for row in totals(stats)]
+    if stats.blocks:
+        lines += ["RAM blocks", *("  " + row for row in block_rows(stats, BLOCKS_SHOWN))]
+    passes = pass_rows(stats, PASSES_SHOWN)
+    if passes:
+        lines += [
+            "Passes over guest memory",
+            "  " + pass_line(PASS_HEADINGS),
+            *("  " + row for row in passes),
+        ]
+    if stats.devices:
+        lines += [f"Devices, the largest of {stats.devices}", *("  " + row for row in _device_rows(stats))]
+    lines += _messages(stats)
+    lines += [_labelled("Ended", _end(stats, index)) for index in range(len(stats.ends))]
+    lines += finding_rows(stats, FINDINGS_SHOWN)
+    return [*lines, _labelled("Verdict", verdict_text(stats))]
+
+
+def totals(stats: MigrationStats) -> list[tuple[str, str]]:
+    """Label and text of what counts most: bytes and rates, RAM, devices, switchover and downtime."""
+    rows = [
+        ("Duration", seconds(stats.elapsed) if stats.elapsed else "not known: no times"),
+        ("Bytes", f"{stats.sent} sent, {stats.returned} returned, {rate(stats.mean_throughput)} on average"),
+    ]
+    for (channel, direction), count in list(stats.bytes.items())[:8] if len(stats.bytes) > 2 else ():
+        rows.append((f"  {name(channel)} {direction}", str(count)))
+    if stats.blocks:
+        counts = stats.counts
+        rows.append(("RAM", f"{memory(stats.ram_total)} in {len(stats.blocks)} blocks, {stats.pages} pages"))
+        rows.append(("Pages sent", f"{counts.pages} ({counts_text(counts)}), {wire(counts.bytes)}"))
+    for idstr, size in list(stats.live_sections.items())[:8]:
+        rows.append((f"Section {name(idstr)}", wire(size)))
+    if stats.devices:
+        exact = f"{stats.exact_devices} exact" if stats.exact_devices else "provisional"
+        rows.append(("Device state", f"{stats.device_bytes} bytes of {stats.devices} devices, {exact}"))
+    if stats.switchover is not None and stats.elapsed:
+        rows.append(("Switchover", f"at {stats.switchover / 1e6:.6f} s"))
+        rows.append(("Downtime", downtime_text(stats)))
+    return rows
+
+
+def downtime_text(stats: MigrationStats) -> str:
+    """The measured downtime and how it was measured."""
+    downtime = stats.downtime
+    if downtime is None:
+        return "not known: no sign that the guest runs again"
+    return f"{seconds(downtime[0])} (from the switchover to {downtime[1]})"
+
+
+def verdict_text(stats: MigrationStats) -> str:
+    """How it ended."""
+    if stats.verdict is None:
+        return f"none yet, in {escape(stats.phase)}"
+    return f"{stats.verdict.outcome.upper()}: {escape(stats.verdict.message)}"
+
+
+def block_rows(stats: MigrationStats, count: int) -> list[str]:
+    """The `count` largest RAM blocks with what was sent of them; the last row sums up the others."""
+    return [
+        f"{label:<32} {memory(block.length):>9} {share(stats, block):>5.0%} sent, {block.pages} pages in all"
+        for label, block in shown_blocks(stats, count)
+    ]
+
+
+def shown_blocks(stats: MigrationStats, count: int) -> list[tuple[str, BlockStats]]:
+    """The largest RAM blocks with their names, the rest summed in the last of `count`."""
+    blocks = stats.largest_blocks()
+    largest = blocks if len(blocks) <= count else blocks[: count - 1]
+    rows = [(name(block.name), block) for block in largest]
+    rest = blocks[len(largest) :]
+    if rest:
+        summed = BlockStats(
+            "",
+            sum(block.length for block in rest),
+            sum(block.pages for block in rest),
+            sum(block.distinct for block in rest),
+            sum(block.bytes for block in rest),
+        )
+        rows.append((f"({len(rest)} others)", summed))
+    return rows
+
+
+def share(stats: MigrationStats, block: BlockStats) -> float:
+    """What part of the block has been sent at least once, 0 to 1."""
+    pages = block.length // stats.page_size if stats.page_size else 0
+    return min(1.0, block.distinct / pages) if pages else 0.0
+
+
+def pass_rows(stats: MigrationStats, count: int) -> list[str]:
+    """The first and the last `count` - 1 passes, under PASS_HEADINGS."""
+    passes = list(stats.all_passes())
+    if len(passes) > count:
+        passes = [passes[0], *passes[len(passes) - count + 1 :]]
+    return [pass_line(pass_cells(row)) for row in passes]
+
+
+def pass_line(cells: tuple[str, ...]) -> str:
+    """The cells under PASS_HEADINGS, aligned."""
+    return " ".join(f"{cell:>{width}}" for cell, width in zip(cells, PASS_WIDTHS, strict=True)).rstrip()
+
+
+def pass_cells(row: PassStats) -> tuple[str, ...]:
+    """One pass as text, in the order of PASS_HEADINGS."""
+    counts = row.counts
+    return (
+        str(row.iteration),
+        number(counts.pages),
+        number(counts.normal),
+        number(counts.zero),
+        number(counts.xbzrle + counts.compressed),
+        number(counts.resent),
+        wire(counts.bytes),
+        "running" if row.ended is None else seconds(row.duration),
+        number(row.dirty_rate),
+        "final" if row.final else number(row.remaining),
+    )
+
+
+def finding_rows(stats: MigrationStats, count: int) -> list[str]:
+    """The first findings and errors, and how many more there are."""
+    rows = [
+        _labelled(found.severity if isinstance(found, Finding) else "error", escape(found.message))
+        for found in list(stats.findings)[:count]
+    ]
+    more = len(stats.findings) - len(rows) + stats.findings_omitted
+    return [*rows, _labelled("", f"and {more} more findings")] if more else rows
+
+
+def summary_lines(stats: MigrationStats, passes: int) -> list[str]:
+    """What stays on the terminal when a migration is over."""
+    ends = f": {escape(stats.source)} to {escape(stats.destination)}" if stats.source else ""
+    lines = [f"migration {name(stats.migration)}{ends}", *(_labelled(*row) for row in totals(stats))]
+    rows = pass_rows(stats, passes)
+    if rows:
+        lines += ["  " + pass_line(PASS_HEADINGS), *("  " + row for row in rows)]
+    return [*lines, *finding_rows(stats, 3), _labelled("Verdict", verdict_text(stats))]
+
+
+def _labelled(label: str, text: str) -> str:
+    return f"{label + ':' if label else '':<{LABEL_WIDTH}} {text}"
+
+
+def _fact(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(escape(str(element)) for element in value)
+    return "not known" if value is None else escape(str(value))
+
+
+def _qemu(stats: MigrationStats) -> list[str]:
+    rows: list[tuple[str, str]] = []
+    configuration = stats.configuration
+    if configuration is not None:
+        rows.append(("Machine", name(configuration.machine)))
+        if configuration.capabilities:
+            rows.append(("Capabilities", ", ".join(map(name, configuration.capabilities))))
+        if configuration.uuid is not None:
+            rows.append(("UUID", name(configuration.uuid)))
+    if stats.page_size is not None:
+        rows.append(("Page size", f"{stats.page_size} ({escape(stats.page_size_from)})"))
+    return [_labelled(*row) for row in rows]
+
+
+def _device_rows(stats: MigrationStats) -> list[str]:
+    largest = sorted(stats.largest_devices, reverse=True)[:DEVICES_SHOWN]
+    return [f"{name(device.name):<32} {device.size:>9} bytes" for device in largest]
+
+
+def _messages(stats: MigrationStats) -> list[str]:
+    if not stats.messages:
+        return []
+    text = ", ".join(f"{count} {name(title)}" for title, count in stats.messages.items())
+    last = stats.last_messages[-1]
+    value = f" {escape(str(last.value))}" if last.value is not None else ""
+    return [_labelled("Return path", f"{text}; the last: {name(last.name)}{value}")]
+
+
+def _end(stats: MigrationStats, index: int) -> str:
+    end = stats.ends[index]
+    error = f" ({name(end.error)})" if end.error else ""
+    where = f", in {escape(end.where)}" if end.where else ""
+    return f"{name(end.channel)} {end.direction}: {end.how} from {end.by}{error} at {end.offset}{where}"

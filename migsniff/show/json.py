@@ -1,0 +1,91 @@
+"""-T json and -T ndjson: one documented object a record (docs/json.md)."""
+
+import json
+import math
+import re
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from migsniff.core.events import DescriptionFound, DeviceSection, Event, RamPages, record
+from migsniff.show.select import selected
+
+_encode: Final = msgspec.json.Encoder().encode
+_UNSAFE: Final = re.compile(r"[^\x00-\x7e]")
+
+
+class JsonLog:
+    """A show sink: with `array` one JSON array of records, otherwise an object a line.
+
+    `write` gets one record a call. What ends the array goes to `write_last`, which must not lose it, so that
+    the array is valid JSON whenever `close` was called. `sections`: see `selected`.
+    """
+
+    def __init__(
+        self,
+        write: Callable[[str], None],
+        array: bool,
+        *,
+        sections: set[str] | None = None,
+        write_last: Callable[[str], None] | None = None,
+    ) -> None:
+        self._write = write
+        self._write_last = write_last or write
+        self._array = array
+        self._sections = sections
+        self._began = False
+
+    def show(self, migration: str, time: int, event: Event) -> None:
+        """Write the record of one event; runs of pages have no record."""
+        if isinstance(event, RamPages) or not selected(self._sections, event):
+            return
+        self._write(self._element(object_text(migration, time, event)))
+
+    def dropped(self, count: int) -> str:
+        """The record that says how many records are missing here because the log was read too slowly."""
+        return self._element(f'{{"type":"dropped","count":{count}}}')
+
+    def close(self) -> None:
+        """End the array."""
+        if self._array:
+            self._write_last("\n]\n" if self._began else "[]\n")
+
+    def _element(self, text: str) -> str:
+        if not self._array:
+            return text + "\n"
+        separator = ",\n" if self._began else "[\n"
+        self._began = True
+        return separator + text
+
+
+def object_text(migration: str, time: int, event: Event) -> str:
+    """The JSON object of `record`, in ASCII; raw bytes are hexadecimal, numbers that are not finite null."""
+    if isinstance(event, DescriptionFound) or (isinstance(event, DeviceSection) and event.fields):
+        return json.dumps(_plain(record(migration, time, event)), separators=(",", ":")).replace(
+            "\x7f", "\\u007f"
+        )
+    try:
+        fields = _encode(event).decode()
+    except UnicodeEncodeError:
+        return json.dumps(record(migration, time, event), separators=(",", ":")).replace("\x7f", "\\u007f")
+    text = f'{{"migration":{_encode(migration).decode()},"time":{time / 1e6:.6f},{fields[1:]}'
+    return text if text.isascii() and "\x7f" not in text else _UNSAFE.sub(_escaped, text)
+
+
+def _escaped(match: re.Match[str]) -> str:
+    return json.dumps(match[0])[1:-1] if match[0] != "\x7f" else "\\u007f"
+
+
+def _plain(value: object) -> object:
+    match value:
+        case bytes():
+            return value.hex()
+        case float() if not math.isfinite(value):
+            return None
+        case dict():
+            return {key: _plain(element) for key, element in value.items()}
+        case list() | tuple():
+            return [_plain(element) for element in value]
+        case _:
+            return value

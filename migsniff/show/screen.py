@@ -1,0 +1,157 @@
+"""What the live view draws: every piece is one line high, so that the whole fits a screen of any height."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+from rich.console import Group, RenderableType
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from migsniff.core.events import Undecodable
+from migsniff.show.info import PASS_HEADINGS, downtime_text, pass_cells, pass_line, share, shown_blocks
+from migsniff.show.stats import MigrationStats
+from migsniff.show.words import escape, memory, name, number, rate, seconds, wire
+
+LINES_COMPACT: Final = 3
+NAME_WIDTH: Final = 24
+
+Now = Callable[[MigrationStats], int]
+
+
+def draw(
+    running: Sequence[MigrationStats], height: int, *, listening: Iterable[str] = (), now: Now | None = None
+) -> RenderableType:
+    """The migrations that run, in at most `height` lines: one in full, several in a few lines each.
+
+    `now` tells a migration's present time in microseconds; without it that of its last event.
+    """
+    now = now or _last_time
+    if not running:
+        return Group(
+            *(
+                _line(f"waiting for a connection on {escape(endpoint)}")
+                for endpoint in list(listening)[:height]
+            )
+        )
+    if len(running) == 1:
+        return Group(*_in_full(running[0], height, now(running[0])))
+    return Group(*_compact(running, height, now))
+
+
+def _last_time(stats: MigrationStats) -> int:
+    return stats.elapsed
+
+
+def _in_full(stats: MigrationStats, height: int, now: int) -> list[RenderableType]:
+    top = [_title(stats), _phase(stats, now), _traffic(stats, now)]
+    bottom = _findings(stats)
+    if stats.switchover is not None:
+        bottom.insert(0, _switchover(stats, now))
+    room = max(0, height - len(top) - len(bottom))
+    # blocks a third, passes and devices the rest; what one does not need the next may have
+    blocks = _blocks(stats, room // 3) if stats.blocks else []
+    room -= len(blocks)
+    devices = _devices(stats, room // 2) if stats.devices else []
+    passes = _passes(stats, room - len(devices))
+    return [*top, *blocks, *passes, *devices, *bottom][:height]
+
+
+def _compact(running: Sequence[MigrationStats], height: int, now: Now) -> list[RenderableType]:
+    fit = height // LINES_COMPACT
+    shown = running if len(running) <= fit else running[: (height - 1) // LINES_COMPACT]
+    lines: list[RenderableType] = []
+    for stats in shown:
+        lines += [_title(stats), _phase(stats, now(stats)), _traffic(stats, now(stats))]
+    if len(running) > len(shown):
+        lines.append(_line(f"and {len(running) - len(shown)} more migrations"))
+    return lines[:height]
+
+
+def _line(text: str, style: str = "") -> Text:
+    return Text(text, style=style, no_wrap=True, overflow="ellipsis", end="")
+
+
+def _title(stats: MigrationStats) -> Text:
+    machine = f"  {name(stats.configuration.machine)}" if stats.configuration else ""
+    ends = f"  {escape(stats.source)} > {escape(stats.destination)}" if stats.source else ""
+    return _line(f"{name(stats.migration)}{ends}{machine}", "bold")
+
+
+def _phase(stats: MigrationStats, now: int) -> Text:
+    line = _line("")
+    line.append(f"{escape(stats.phase):<16}", style="bold cyan")
+    line.append(f" {seconds(now)}")
+    if stats.blocks and stats.pages:
+        first = sum(block.distinct for block in list(stats.blocks.values())) / stats.pages
+        line.append(f"   {min(1.0, first):.0%} of {memory(stats.ram_total)} sent once")
+        line.append(f"   {number(stats.counts.pages)} pages, {number(stats.counts.resent)} again")
+    return line
+
+
+def _traffic(stats: MigrationStats, now: int) -> Text:
+    returned = f"   {wire(stats.returned)} returned" if stats.returned else ""
+    mean = rate(stats.mean_throughput)
+    return _line(f"{rate(stats.throughput.now(now))} now   {mean} on average   {wire(stats.sent)}{returned}")
+
+
+def _blocks(stats: MigrationStats, count: int) -> list[RenderableType]:
+    if count < 1:
+        return []
+    lines: list[RenderableType] = []
+    for label, block in shown_blocks(stats, count):
+        part = share(stats, block)
+        row = Table.grid(expand=True, padding=(0, 1))
+        row.add_column(width=NAME_WIDTH, no_wrap=True, overflow="ellipsis")
+        row.add_column(ratio=1)
+        row.add_column(width=4, justify="right", no_wrap=True)
+        row.add_column(width=9, justify="right", no_wrap=True)
+        row.add_column(width=9, justify="right", no_wrap=True)
+        row.add_row(
+            Text(label),
+            ProgressBar(total=1.0, completed=part),
+            f"{part:.0%}",
+            memory(block.length),
+            wire(block.bytes),
+        )
+        lines.append(row)
+    return lines
+
+
+def _passes(stats: MigrationStats, room: int) -> list[RenderableType]:
+    passes = list(stats.all_passes())[-max(1, room - 1) :]
+    if room < 2 or not passes:
+        return []
+    return [_line(pass_line(PASS_HEADINGS), "dim"), *(_line(pass_line(pass_cells(row))) for row in passes)]
+
+
+def _devices(stats: MigrationStats, room: int) -> list[RenderableType]:
+    if room < 1:
+        return []
+    lines: list[RenderableType] = [_line(f"{stats.devices} devices, {wire(stats.device_bytes)}", "dim")]
+    last = list(stats.last_devices)
+    for device in last[max(0, len(last) - room + 1) :]:
+        since = "" if device.since is None else f"+{seconds(device.since)}"
+        lines.append(
+            _line(f"{name(device.name):<40} {device.size:>9} bytes {device.time / 1e6:>13.6f} s {since:>10}")
+        )
+    return lines
+
+
+def _switchover(stats: MigrationStats, now: int) -> Text:
+    assert stats.switchover is not None
+    at = f"switchover at {stats.switchover / 1e6:.3f} s"
+    if stats.downtime is None:
+        return _line(f"{at}, {seconds(max(0, now - stats.switchover))} ago", "bold yellow")
+    return _line(f"{at}, downtime {downtime_text(stats)}", "bold yellow")
+
+
+def _findings(stats: MigrationStats) -> list[RenderableType]:
+    found = list(stats.findings)[-2:]
+    return [
+        _line(
+            escape(each.message),
+            "red" if isinstance(each, Undecodable) or each.severity == "error" else "yellow",
+        )
+        for each in found
+    ]

@@ -1,0 +1,18 @@
+"""Which events a reader asked for with --section."""
+
+from migsniff.core.events import DirtySync, Event, MultifdPacket, RamBlocks, Section, Undecodable, Verdict
+
+
+def selected(sections: set[str] | None, event: Event) -> bool:
+    """Whether to show `event` when only `sections` are wanted (None: everything is).
+
+    A section is named as in the log, with or without its instance (`timer`, `timer/0`), or by the last part
+    of its name (`ide` for `0000:00:01.1/ide`). Errors and the verdict are always shown.
+    """
+    if sections is None or isinstance(event, (Undecodable, Verdict)):
+        return True
+    if isinstance(event, Section):
+        idstr = event.idstr
+        names = (idstr, f"{idstr}/{event.instance_id}", idstr.rpartition("/")[2])
+        return any(wanted in sections for wanted in names)
+    return isinstance(event, (RamBlocks, DirtySync, MultifdPacket)) and "ram" in sections

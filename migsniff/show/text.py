@@ -1,0 +1,282 @@
+"""The log: one line a record, as tshark prints packets, in columns that grep and awk can use.
+
+    time  wire offset  channel and direction  type  section/instance  size  what matters
+
+`>` is source to destination, `<` destination to source; `-` stands where there is nothing to say. A line is
+made from events and their times alone, so that reading a capture prints what the live log printed.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final, Literal
+
+from migsniff.core.events import (
+    Argument,
+    BlockPages,
+    ChannelFound,
+    CommandSent,
+    Configuration,
+    DescriptionFound,
+    DeviceSection,
+    DirectionEnded,
+    DirtySync,
+    EndOfStream,
+    Event,
+    Finding,
+    Header,
+    LiveSection,
+    MultifdHello,
+    MultifdPacket,
+    Opaque,
+    Package,
+    PageCounts,
+    RamBlocks,
+    RamPages,
+    RamSection,
+    ReturnPathMessage,
+    Section,
+    Undecodable,
+    Verdict,
+)
+from migsniff.show.fields import counts_text, tree
+from migsniff.show.select import selected
+from migsniff.show.words import escape, memory, name, rate
+
+BLOCKS_SHOWN: Final = 3
+PAIRS_SHOWN: Final = 3
+RELATIVE_WIDTH: Final = 10
+
+_COLORS: Final = {"bad": "31", "error": "31", "warn": "33", "sync": "36", "verdict": "1;31"}
+_COLOR_OF_SUCCESS: Final = "1;32"
+
+HOW_ENDED: Final = {
+    "eof": "end of file",
+    "reset": "reset",
+    "timeout": "timeout",
+    "closed": "closed",
+    "refused": "connection refused",
+    "error": "error",
+}
+
+Line = tuple[str, str, str]
+"""Type, section/instance, what matters."""
+
+
+@dataclass(slots=True)
+class _Past:
+    """What the next line of a migration is compared with."""
+
+    start: datetime | None
+    pass_began: int | None = None
+    device: int | None = None
+
+
+class TextLog:
+    """A show sink that calls `write` once a record, with its line and (`verbose`) the tree below it.
+
+    `time_format`: "r" seconds since the migration's first connection, "ad" UTC date and time, for which
+    `start_time` or `begins` must have told when that was. `prefix` puts the migration's id before each line.
+    `sections`: see `selected`.
+    """
+
+    def __init__(
+        self,
+        write: Callable[[str], None],
+        *,
+        verbose: bool = False,
+        time_format: Literal["r", "ad"] = "r",
+        start_time: datetime | None = None,
+        color: bool = False,
+        sections: set[str] | None = None,
+        prefix: bool = False,
+    ) -> None:
+        self._write = write
+        self._verbose = verbose
+        self._absolute = time_format == "ad"
+        self._start_time = start_time
+        self._color = color
+        self._sections = sections
+        self._prefix = prefix
+        self._past: dict[str, _Past] = {}
+
+    def begins(self, migration: str, start_time: datetime) -> None:
+        """Time 0 of `migration`, in UTC."""
+        self._past[migration] = _Past(start_time)
+
+    def show(self, migration: str, time: int, event: Event) -> None:
+        """Write the record of one event; runs of pages have no line."""
+        if isinstance(event, RamPages):
+            return
+        past = self._past.get(migration)
+        if past is None:
+            past = self._past[migration] = _Past(self._start_time)
+        kind, section, info = _describe(past, time, event)
+        if isinstance(event, Verdict):
+            del self._past[migration]
+        if self._sections is not None and not selected(self._sections, event):
+            return
+        if self._absolute and past.start is not None:
+            clock = (past.start + timedelta(microseconds=time)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        else:
+            clock = f"{time // 1_000_000}.{time % 1_000_000:06d}"
+        arrow = ">" if event.direction == "fwd" else "<"
+        width = 22 if kind == "FULL" else 7
+        line = (
+            f"{clock:>{RELATIVE_WIDTH}} {event.offset:>10} {name(event.channel) + arrow:<5} {kind:<7} "
+            f"{section:<{width}} {event.size:>8}  {info}"
+        )
+        if self._prefix:
+            line = f"{name(migration)} {line}"
+        if self._color:
+            line = _colored(line, kind, event)
+        if self._verbose:
+            indent = " " * (len(clock.rjust(RELATIVE_WIDTH)) + 1)
+            line = "\n".join([line, *(indent + below for below in tree(event))])
+        self._write(line + "\n")
+
+    def dropped(self, count: int) -> str:
+        """The line that says how many records are missing here because the log was read too slowly."""
+        columns = f"{'-':>{RELATIVE_WIDTH}} {'-':>10} {'-':<5} {'dropped':<7} {'-':<7} {'-':>8}"
+        return f"{columns}  {count} records, because the log was read too slowly\n"
+
+    def close(self) -> None:
+        """Nothing is pending."""
+
+
+def _colored(line: str, kind: str, event: Event) -> str:
+    color = _COLOR_OF_SUCCESS if isinstance(event, Verdict) and event.ok else _COLORS.get(kind)
+    return line if color is None else f"\x1b[{color}m{line}\x1b[0m"
+
+
+def _describe(past: _Past, time: int, event: Event) -> Line:
+    match event:
+        case Section():
+            return _section(past, time, event)
+        case DirtySync():
+            return "sync", "ram/0", _sync(past, time, event)
+        case MultifdPacket():
+            block = name(event.block) if event.block else "-"
+            counts = counts_text(PageCounts(normal=event.normal, zero=event.zero))
+            return (
+                "packet",
+                block,
+                f"packet={event.packet_num} {counts} {event.method} flags={event.flags:#x}",
+            )
+        case CommandSent():
+            return "command", "-", _message(event.name, event.arguments)
+        case ReturnPathMessage():
+            return "reply", "-", _message(event.name, event.arguments)
+        case ChannelFound():
+            detail = f": {escape(event.detail)}" if event.detail else ""
+            return "channel", "-", f"connection {event.connection} is {name(event.role)}{detail}"
+        case Header():
+            return "header", "-", f"QEMU migration stream version {event.version}"
+        case Configuration():
+            return "config", "-", _configuration(event)
+        case RamBlocks():
+            past.pass_began = time
+            return "blocks", "ram/0", _ram_blocks(event)
+        case Package():
+            return "package", "-", f"{event.length} bytes"
+        case EndOfStream():
+            return "eof", "-", "all state has been sent"
+        case DescriptionFound():
+            page_size = "not given" if event.page_size is None else event.page_size
+            return "desc", "-", f"{event.devices} devices described, page size {page_size}"
+        case MultifdHello():
+            return "hello", "-", f"multifd channel {event.channel_id}, uuid {escape(event.uuid)}"
+        case Opaque():
+            return "opaque", "-", escape(event.what)
+        case Undecodable():
+            return "bad", "-", f"{escape(event.message)} [{name(event.code)}]{_where(event.where)}"
+        case Finding():
+            return event.severity, "-", f"{escape(event.message)} [{name(event.code)}]"
+        case DirectionEnded():
+            error = f" ({name(event.error)})" if event.error else ""
+            return "end", "-", f"{HOW_ENDED[event.how]} from {event.by}{error}{_where(event.where)}"
+        case Verdict():
+            return "verdict", "-", f"{event.outcome.upper()}: {escape(event.message)}"
+        case _:
+            raise TypeError(f"no line for {type(event).__name__}")
+
+
+def _section(past: _Past, time: int, event: Section) -> Line:
+    if isinstance(event, RamSection):
+        info = f"pass={event.iteration} {counts_text(event.counts)}{_addresses(event.blocks)}"
+        if event.multifd_flushes:
+            info += f" multifd-flushes={event.multifd_flushes}"
+    elif isinstance(event, DeviceSection):
+        info = _device(past, time, event)
+    elif isinstance(event, LiveSection):
+        info = "provisional" if event.provisional else "exact"
+        if event.summary:
+            info += f" {escape(event.summary)}"
+    else:
+        info = ""
+    return event.section_type, f"{name(event.idstr)}/{event.instance_id}", info
+
+
+def _addresses(blocks: tuple[BlockPages, ...]) -> str:
+    text = "".join(f" {name(part.block)}[{part.first:#x}..{part.last:#x}]" for part in blocks[:BLOCKS_SHOWN])
+    more = len(blocks) - BLOCKS_SHOWN
+    return text if more <= 0 else f"{text} and {more} more blocks"
+
+
+def _device(past: _Past, time: int, event: DeviceSection) -> str:
+    if event.provisional:
+        since = "" if past.device is None else f" +{(time - past.device) / 1e6:.6f}"
+        past.device = time
+        return f"provisional{since}"
+    info = "exact" if event.described else "exact, not described"
+    if event.undescribed:
+        info += f", {event.undescribed} bytes not described"
+    if event.corrects is not None:
+        info += f", was shown as {event.corrects} bytes"
+    return info
+
+
+def _sync(past: _Past, time: int, event: DirtySync) -> str:
+    counts = event.counts
+    info = f"pass {event.iteration} done: {counts.pages} pages, {counts_text(counts)}"
+    began, past.pass_began = past.pass_began, time
+    if began is not None and time > began:
+        taken = (time - began) / 1e6
+        info += f" in {taken:.6f} s, {counts.pages / taken:.0f} pages/s, {rate(counts.bytes / taken)}"
+    return f"{info}, source stopped" if event.final else info
+
+
+def _message(title: str, arguments: dict[str, Argument]) -> str:
+    return name(title) + "".join(f" {name(key)}={_argument(key, value)}" for key, value in arguments.items())
+
+
+def _argument(key: str, value: Argument) -> str:
+    if isinstance(value, str):
+        return name(value)
+    if isinstance(value, int):
+        return f"{value:#x}" if key == "start" else str(value)
+    pairs = ",".join(f"{start:#x}+{length:#x}" for start, length in value[:PAIRS_SHOWN])
+    more = len(value) - PAIRS_SHOWN
+    return pairs if more <= 0 else f"{pairs} and {more} more"
+
+
+def _configuration(event: Configuration) -> str:
+    info = f"machine={name(event.machine)}"
+    if event.page_bits is not None:
+        info += f" page-bits={event.page_bits}"
+    if event.capabilities is not None:
+        info += f" capabilities={','.join(map(name, event.capabilities)) or '-'}"
+    return info if event.uuid is None else f"{info} uuid={name(event.uuid)}"
+
+
+def _ram_blocks(event: RamBlocks) -> str:
+    largest = sorted(event.blocks, key=lambda block: -block.length)[:BLOCKS_SHOWN]
+    info = f"{memory(event.total)} in {len(event.blocks)} blocks, page size {event.page_size}"
+    info += f" ({escape(event.page_size_from)}): "
+    info += ", ".join(f"{name(block.name)} {memory(block.length)}" for block in largest)
+    more = len(event.blocks) - len(largest)
+    return info if more <= 0 else f"{info} and {more} more"
+
+
+def _where(where: str) -> str:
+    return f", in {escape(where)}" if where else ""
