@@ -160,7 +160,7 @@ class _Walker:
                 size=end - start,
                 array_len=field.array_len,
                 index=field.index,
-                version=field.vmsds[0].version if len(field.vmsds) == 1 else None,
+                version=field.vmsds[0].version if field.vmsds and field.type not in LISTS else None,
                 raw=raw,
                 value=None if field.vmsds else self.value(field, raw),
                 children=children,
