@@ -63,7 +63,15 @@ class Ended(msgspec.Struct, frozen=True):
     error: str | None = None
 
 
-Arrival = Opened | Chunk | Ended
+class Learned(msgspec.Struct, frozen=True):
+    """What a live decoder found in page contents, so that it can be told where a capture has none."""
+
+    time: int
+    connection: int
+    page_size: int
+
+
+Arrival = Opened | Chunk | Ended | Learned
 
 
 # ---------------------------------------------------------------- events: core -> show
@@ -114,10 +122,13 @@ class RamBlock(msgspec.Struct, frozen=True):
 
 
 class RamBlocks(Event, frozen=True, tag="ram-blocks", kw_only=True):
-    """The list of RAM blocks in the START of section ram. `page_size`: the target's, in bytes."""
+    """The list of RAM blocks in the START of section ram.
+
+    `page_size`: the target's, in bytes, and where it was learnt; None if only the first pages will tell.
+    """
 
     total: int
-    page_size: int
+    page_size: int | None
     page_size_from: str
     blocks: tuple[RamBlock, ...]
 
@@ -125,18 +136,19 @@ class RamBlocks(Event, frozen=True, tag="ram-blocks", kw_only=True):
 class RamPages(Event, frozen=True, tag="ram-pages", kw_only=True):
     """A run of page records of one block: a batch for counting and extracting, not a line of the log.
 
-    How records are grouped depends on how the bytes were cut; their concatenation does not. `words` are the
-    records' words (address and flags, uint64), `sizes` the bytes that each record takes on the wire.
-    When contents are wanted `data` holds the records' bytes from the start of the first one on, and
-    `body` where each record's contents begin in it; both are valid only until the next event is asked for.
+    Sent only to those who want page contents. How records are grouped depends on how the bytes were cut;
+    their concatenation does not. `words` are the records' words (address and flags, uint64). `data` holds the
+    records' bytes, in it the contents of record i are `lengths[i]` bytes from `bodies[i]`; all of it is valid
+    only until the next event is asked for.
     """
 
     block: str
-    words: "NDArray[uint64]"
-    sizes: "NDArray[uint64]"
+    page_size: int
     iteration: int
-    data: memoryview | None = None
-    body: "NDArray[uint64] | None" = None
+    words: "NDArray[uint64]"
+    bodies: "NDArray[uint64]"
+    lengths: "NDArray[uint64]"
+    data: memoryview
 
 
 class PageCounts(msgspec.Struct, frozen=True):

@@ -47,9 +47,55 @@ class RamFlag(IntFlag):
     MULTIFD_FLUSH = 0x200
 
 
+OPTIONAL_NUMBER_MASK: Final = 0x3FF
+"""The bits that a number behind the last RAM block has not, and every RAM record's word has one of."""
+
 RAM_IDSTR: Final = "ram"
 RAM_VERSION: Final = 4
 XBZRLE_MARKER: Final = 1  # ENCODING_FLAG_XBZRLE, migration/ram.c
+XBZRLE_HEADER: Final = Struct(">BH")  # marker, length
+
+
+class BlockFlag(IntFlag):
+    """Low bits of a block migration record's word (BLK_MIG_FLAG_* in migration/block.c)."""
+
+    DEVICE_BLOCK = 0x01
+    EOS = 0x02
+    PROGRESS = 0x04
+    ZERO_BLOCK = 0x08
+
+
+class DirtyBitmapFlag(IntFlag):
+    """Flags of a dirty bitmap chunk (DIRTY_BITMAP_MIG_FLAG_* in migration/block-dirty-bitmap.c)."""
+
+    EOS = 0x01
+    ZEROES = 0x02
+    BITMAP_NAME = 0x04
+    DEVICE_NAME = 0x08
+    START = 0x10
+    COMPLETE = 0x20
+    BITS = 0x40
+    EXTRA_FLAGS = 0x80
+
+
+class CmmaFlag(IntFlag):
+    """Low bits of a storage attributes word (STATTR_FLAG_* in hw/s390x/s390-stattrib.c)."""
+
+    EOS = 0x01
+    MORE = 0x02
+    ERROR = 0x04
+    DONE = 0x08
+
+
+class VfioTag(IntEnum):
+    """Words between the parts of a vfio payload (VFIO_MIG_FLAG_* in hw/vfio/migration.c)."""
+
+    END_OF_STATE = 0xFFFFFFFFEF100001
+    DEV_CONFIG_STATE = 0xFFFFFFFFEF100002
+    DEV_SETUP_STATE = 0xFFFFFFFFEF100003
+    DEV_DATA_STATE = 0xFFFFFFFFEF100004
+    DEV_INIT_DATA_SENT = 0xFFFFFFFFEF100005
+    DEV_CONFIG_LOAD_READY = 0xFFFFFFFFEF100006
 
 
 class Command(IntEnum):
@@ -135,5 +181,10 @@ MAX_FIELDS: Final = 1 << 20
 MAX_DEVICE_STATE: Final = 32 << 20  # raw device bytes kept for the description, one migration
 MAX_DEVICE_STATE_PROCESS: Final = 64 << 20  # and all migrations together
 MAX_RETURN_PATH_MESSAGE: Final = 512  # QEMU's own buffer
+MAX_MULTIFD_WAIT: Final = 1 << 20  # bytes of a multifd channel that wait for the page size
 MAX_RECV_BITMAP: Final = 1 << 32  # skipped by count, never held
+PAGE_STATE_SEGMENT: Final = 1 << 16  # pages whose state is made together
+MAX_PAGE_STATE_SLACK: Final = 64 << 20  # bytes of page state beside one for each page record
+PAGE_SIZE_RECORDS: Final = 8  # page records that are tried to find the page size
+PAGE_SIZE_LOOKAHEAD: Final = 2 * 65536 + 1024
 MAX_ITEM_HEADER: Final = 5 + 14 + 255  # footer, and the longest header of a section behind it

@@ -1,0 +1,186 @@
+"""One direction of a connection: its parser is driven, and replaced when the bytes stop making sense."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from migsniff.core.bytequeue import ByteQueue, Steps
+from migsniff.core.context import Context
+from migsniff.core.errors import StreamProblem
+from migsniff.core.events import Chunk, Direction, Event, Opaque, Undecodable
+from migsniff.core.ram import RamReader
+from migsniff.core.wire import (
+    FILE_MAGIC,
+    MULTIFD_HELLO,
+    MULTIFD_MAGIC,
+    TLS_HANDSHAKE,
+    TLS_MAJOR,
+    U32,
+    U64,
+    RamFlag,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+CLASSIFY = 8  # bytes that tell what a connection is; a multifd channel has its number behind them
+
+
+class Reader(Protocol):
+    """A parser: `run` is its generator, `where` what it is at."""
+
+    @property
+    def where(self) -> str: ...
+
+
+class DirectionDecoder:
+    """Feeds a parser and turns what it cannot read into events.
+
+    After an error, or behind the parser's end, bytes are only counted. `problem` is the first error.
+    """
+
+    def __init__(self, channel: str, direction: Direction, queue: ByteQueue) -> None:
+        self.channel = channel
+        self.direction: Direction = direction
+        self.queue = queue
+        self.reader: Reader | None = None
+        self.steps: Steps | None = None
+        self.problem: StreamProblem | None = None
+        self.opaque_from = 0
+        self.opaque_as = "bytes of an unknown protocol"
+
+    def parse(self, reader: Reader, steps: Steps) -> None:
+        """Use this parser from here on."""
+        self.reader, self.steps = reader, steps
+
+    @property
+    def where(self) -> str:
+        """What the stream is in the middle of."""
+        if self.steps is None or self.reader is None:
+            return self.opaque_as if self.opaque_from < self.queue.wire_end else "the end"
+        into = self.queue.wire_end - self.queue.mark
+        return f"{self.reader.where}, {into} bytes into it" if into else self.reader.where
+
+    def feed(self, chunk: Chunk) -> Iterator[Event]:
+        """Decode a chunk. Its bytes are not needed any more when the iterator is exhausted."""
+        self.queue.push(chunk)
+        yield from self._drive()
+        self.queue.detach()
+
+    def resume(self) -> Iterator[Event]:
+        """Decode what the queue holds already."""
+        yield from self._drive()
+        self.queue.detach()
+
+    def close(self) -> Iterator[Event]:
+        """No more bytes will come."""
+        self.queue.closed = True
+        yield from self._drive()
+        if self.steps is None and self.opaque_from < self.queue.wire_end:
+            yield Opaque(
+                channel=self.channel,
+                direction=self.direction,
+                offset=self.opaque_from,
+                size=self.queue.wire_end - self.opaque_from,
+                what=self.opaque_as,
+            )
+
+    def _drive(self) -> Iterator[Event]:
+        while self.steps is not None:
+            try:
+                event = next(self.steps)
+            except StopIteration:
+                self._count_only("bytes behind the end of the stream", self.queue.at)
+            except StreamProblem as problem:
+                yield self._give_up(problem)
+            except Exception as bug:  # whatever goes wrong in here, the rest of migsniff goes on
+                detail = f"{type(bug).__name__}: {bug}"
+                yield self._give_up(StreamProblem("decoder-bug", detail=detail))
+            else:
+                if event is None:
+                    return
+                yield event
+        self.queue.discard()
+
+    def _give_up(self, problem: StreamProblem) -> Undecodable:
+        self.problem = self.problem or problem
+        where = self.reader.where if self.reader else ""
+        offset = self.queue.mark
+        size = max(0, self.queue.at - offset)
+        self._count_only("bytes behind an error", self.queue.at)
+        return Undecodable(
+            channel=self.channel,
+            direction=self.direction,
+            offset=offset,
+            size=size,
+            code=problem.code,
+            message=problem.text,
+            where=where,
+        )
+
+    def stop(self, code: str, **details: object) -> Undecodable:
+        """Stop decoding from outside: it was too slow, or it failed."""
+        return self._give_up(StreamProblem(code, **details))
+
+    def _count_only(self, what: str, start: int) -> None:
+        self.steps = None
+        self.opaque_from, self.opaque_as = start, what
+
+    def settled(self) -> int:
+        """The wire offset up to which it is decided what is guest memory and what is not."""
+        return self.queue.at if self.queue.undecided and self.steps is not None else self.queue.wire_end
+
+    def take_omitted(self) -> "list[tuple[int, int]] | NDArray[np.uint64]":
+        """The spans of guest memory, and of bytes only counted, since the last call."""
+        pieces = self.queue.omitted
+        if not pieces:
+            return []
+        self.queue.omitted = []
+        if any(isinstance(piece, np.ndarray) for piece in pieces):
+            return np.concatenate([np.asarray(piece, np.uint64).reshape(-1, 2) for piece in pieces])
+        return [(int(piece[0]), int(piece[1])) for piece in pieces]
+
+
+class PreemptReader:
+    """A preempt channel: page records without any framing."""
+
+    def __init__(self, channel: str, queue: ByteQueue, context: Context) -> None:
+        self.ram = RamReader(channel, queue, context)
+
+    @property
+    def where(self) -> str:
+        """What is being read."""
+        return self.ram.where or "between pages"
+
+    def run(self) -> Steps:
+        """Records; some versions send an EOS at the end."""
+        while True:
+            yield from self.ram.payload(start=False)
+
+
+def classify(head: bytes, context: Context, *, ended: bool) -> tuple[str, str] | None:
+    """(role, detail) of a connection that begins with `head`; None if more bytes are needed."""
+    if len(head) >= 4:
+        (magic,) = U32.unpack_from(head)
+        if magic == FILE_MAGIC:
+            return "main", ""
+        if magic == MULTIFD_MAGIC:
+            if len(head) < MULTIFD_HELLO.size and not ended:
+                return None
+            return "multifd", ""
+        if head[0] == TLS_HANDSHAKE and head[1] == TLS_MAJOR:
+            return "tls", f"TLS handshake, record version {head[1]}.{head[2]}"
+        if head[:3] in (b"\x08\x00\x0a", b"\x08\x00\x09") and context.postcopy:
+            return "resumed", "postcopy goes on over a new connection"
+    if len(head) >= CLASSIFY:
+        if _is_page_record(U64.unpack_from(head)[0], context):
+            return "preempt", "pages that the destination asked for"
+        return "unknown", f"begins with {head[:CLASSIFY].hex(' ')}"
+    return ("unknown", f"ended after {head.hex(' ')}") if ended else None
+
+
+def _is_page_record(word: int, context: Context) -> bool:
+    if not context.page_size or not context.memory.blocks:
+        return False
+    return word & (context.page_size - 1) in (RamFlag.PAGE, RamFlag.ZERO)

@@ -1,0 +1,40 @@
+"""What one channel of a migration learns and the others need."""
+
+from dataclasses import dataclass, field
+
+from migsniff.core.pages import GuestMemory
+
+
+@dataclass(slots=True)
+class SectionFacts:
+    """A section as its START or FULL has announced it."""
+
+    section_id: int
+    idstr: str
+    instance_id: int
+    version_id: int
+
+
+@dataclass(slots=True)
+class Context:
+    """The state that all channels of one migration share."""
+
+    memory: GuestMemory = field(default_factory=GuestMemory)
+    page_size: int | None = None
+    page_size_from: str = ""
+    machine: str = ""
+    capabilities: tuple[str, ...] = ()
+    sections: dict[int, SectionFacts] = field(default_factory=dict)
+    footers: bool | None = None
+    """Whether sections end with a footer; None until the first section of known length has ended."""
+    return_path: bool = False
+    postcopy: bool = False
+    colo: bool = False
+    want_contents: bool = False
+    want_fields: bool = False
+
+    def know_page_size(self, size: int, source: str) -> None:
+        """The first to know the page size decides it (the order of sources is that of the stream)."""
+        if self.page_size is None:
+            self.page_size, self.page_size_from = size, source
+            self.memory.set_page_size(size)

@@ -1,0 +1,107 @@
+"""The payloads of live sections other than ram: one registered reader for each handler.
+
+A reader is a generator that steps over one payload, the contents of disks and device memory as contents, and
+raises StreamProblem where the bytes do not fit. Whatever is not registered here ends at its footer.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+from migsniff.core.bytequeue import ByteQueue, Steps
+from migsniff.core.errors import StreamProblem
+from migsniff.core.registry import Registry
+from migsniff.core.wire import BlockFlag, CmmaFlag, DirtyBitmapFlag, ItemType, VfioTag
+
+PayloadReader = Callable[[ByteQueue, ItemType], Steps]
+LIVE_SECTIONS: Final[Registry[str, PayloadReader]] = Registry("live section")
+
+
+def live_section(idstr: str) -> PayloadReader | None:
+    """The reader of a handler's payload, by the last part of its name (`<bus path>/vfio` is vfio)."""
+    return LIVE_SECTIONS.get(idstr) or LIVE_SECTIONS.get(idstr.rsplit("/", 1)[-1])
+
+
+@LIVE_SECTIONS("spapr/htab", source="hw/ppc/spapr.c htab_save_setup")
+def htab(queue: ByteQueue, kind: ItemType) -> Steps:
+    """The hash page table of a pseries: its size, or valid and invalid entries of 16 bytes each."""
+    header = yield from queue.u32()
+    if header:  # START: log2 of the size, or all ones for no table
+        return
+    while True:
+        queue.mark = queue.at
+        index = yield from queue.u32()
+        valid = yield from queue.u16()
+        invalid = yield from queue.u16()
+        if not (index or valid or invalid):
+            return
+        yield from queue.contents(valid * 16)
+
+
+@LIVE_SECTIONS("s390-storage_attributes", source="hw/s390x/s390-stattrib.c cmma_save")
+def storage_attributes(queue: ByteQueue, kind: ItemType) -> Steps:
+    """Words of flags and address; MORE brings a byte for each page."""
+    while True:
+        queue.mark = queue.at
+        flags = (yield from queue.u64()) & 0xFFF
+        if flags == CmmaFlag.EOS:
+            return
+        if flags == CmmaFlag.MORE:
+            count = yield from queue.u64()
+            yield from queue.contents(count)
+        elif flags != CmmaFlag.DONE:
+            raise StreamProblem("live-flags", what="storage attributes", flags=flags)
+
+
+@LIVE_SECTIONS("block", source="migration/block.c (until 9.0)")
+def block_migration(queue: ByteQueue, kind: ItemType) -> Steps:
+    """Disk contents in chunks of 1 MiB, and progress."""
+    while True:
+        queue.mark = queue.at
+        flags = (yield from queue.u64()) & 0x1FF
+        if flags == BlockFlag.EOS:
+            return
+        if flags & ~(BlockFlag.DEVICE_BLOCK | BlockFlag.ZERO_BLOCK) == 0 and flags & BlockFlag.DEVICE_BLOCK:
+            length = yield from queue.u8()
+            yield from queue.take(length)
+            if not flags & BlockFlag.ZERO_BLOCK:
+                yield from queue.contents(1 << 20)
+        elif flags != BlockFlag.PROGRESS:
+            raise StreamProblem("live-flags", what="block migration", flags=flags)
+
+
+@LIVE_SECTIONS("dirty-bitmap", source="migration/block-dirty-bitmap.c")
+def dirty_bitmap(queue: ByteQueue, kind: ItemType) -> Steps:
+    """Chunks of the dirty bitmaps of disks, the last one with EOS."""
+    while True:
+        queue.mark = queue.at
+        flags = yield from queue.u8()
+        if flags & DirtyBitmapFlag.EXTRA_FLAGS:
+            raise StreamProblem("live-flags", what="dirty bitmap", flags=flags)
+        for named in (DirtyBitmapFlag.DEVICE_NAME, DirtyBitmapFlag.BITMAP_NAME):
+            if flags & named:
+                length = yield from queue.u8()
+                yield from queue.take(length)
+        if flags & DirtyBitmapFlag.START:
+            yield from queue.take(5)  # granularity, and the bitmap's flags
+        elif flags & DirtyBitmapFlag.BITS:
+            yield from queue.take(12)  # first sector, number of sectors
+            if not flags & DirtyBitmapFlag.ZEROES:
+                count = yield from queue.u64()
+                yield from queue.contents(count)
+        if flags & DirtyBitmapFlag.EOS:
+            return
+
+
+@LIVE_SECTIONS("vfio", source="hw/vfio/migration.c (read in the source, not yet seen on the wire)")
+def vfio(queue: ByteQueue, kind: ItemType) -> Steps:
+    """Tags, each with its data; device memory is contents. A device's configuration has no known length."""
+    while True:
+        queue.mark = queue.at
+        tag = yield from queue.u64()
+        if tag in (VfioTag.END_OF_STATE, VfioTag.DEV_INIT_DATA_SENT, VfioTag.DEV_CONFIG_LOAD_READY):
+            return
+        if tag == VfioTag.DEV_DATA_STATE:
+            count = yield from queue.u64()
+            yield from queue.contents(count)
+        elif tag != VfioTag.DEV_SETUP_STATE:
+            raise StreamProblem("live-flags", what="vfio", flags=tag)

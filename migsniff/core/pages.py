@@ -1,0 +1,253 @@
+"""Guest memory as the stream tells it: how each kind of page record is framed, and which pages were sent."""
+
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from migsniff.core.errors import StreamProblem
+from migsniff.core.events import BlockPages, Data, PageCounts, RamBlock
+from migsniff.core.registry import Registry
+from migsniff.core.wire import (
+    MAX_PAGE_STATE_SLACK,
+    PAGE_STATE_SEGMENT,
+    U32,
+    XBZRLE_HEADER,
+    XBZRLE_MARKER,
+    RamFlag,
+)
+
+# ---------------------------------------------------------------- page encodings
+
+
+class PageEncoding(msgspec.Struct, frozen=True):
+    """How one kind of page record is framed.
+
+    `kind` is the name of its count in PageCounts. Behind the record's word (and block name) stand `header`
+    bytes, from which `body` tells the length of the contents: (data, index of header, page size) -> bytes.
+    """
+
+    kind: str
+    header: int
+    body: Callable[[Data, int, int], int]
+
+
+PAGE_ENCODINGS: Final = Registry[int, PageEncoding]("page encoding")
+
+
+def page_encoding(
+    flag: RamFlag, kind: str, *, header: int, source: str
+) -> Callable[[Callable[[Data, int, int], int]], Callable[[Data, int, int], int]]:
+    """Register the framing of the page records that carry `flag`."""
+
+    def register(body: Callable[[Data, int, int], int]) -> Callable[[Data, int, int], int]:
+        PAGE_ENCODINGS(int(flag), source=source)(PageEncoding(kind, header, body))
+        return body
+
+    return register
+
+
+@page_encoding(RamFlag.PAGE, "normal", header=0, source="migration/ram.c save_normal_page")
+def normal_body(data: Data, at: int, page_size: int) -> int:
+    """A page as it is."""
+    return page_size
+
+
+@page_encoding(RamFlag.ZERO, "zero", header=1, source="migration/ram.c save_zero_page")
+def zero_body(data: Data, at: int, page_size: int) -> int:
+    """A page filled with one byte, which has been 0 in every QEMU since 1.6."""
+    if data[at]:
+        raise StreamProblem("zero-fill", found=data[at])
+    return 0
+
+
+@page_encoding(RamFlag.XBZRLE, "xbzrle", header=3, source="migration/ram.c save_xbzrle_page")
+def xbzrle_body(data: Data, at: int, page_size: int) -> int:
+    """A delta against the page's last contents: a marker byte, its length, the delta."""
+    marker, length = XBZRLE_HEADER.unpack_from(data, at)
+    if marker != XBZRLE_MARKER:
+        raise StreamProblem("xbzrle-header", found=marker)
+    if length > page_size:
+        raise StreamProblem("xbzrle-length", length=length, page_size=page_size)
+    return int(length)
+
+
+@page_encoding(RamFlag.COMPRESS_PAGE, "compressed", header=4, source="migration/ram.c do_compress_ram_page")
+def compressed_body(data: Data, at: int, page_size: int) -> int:
+    """A page deflated by itself: the length, then one whole zlib stream."""
+    length = int(U32.unpack_from(data, at)[0])
+    # zlib's compressBound, which is how much QEMU makes room for
+    if not 0 < length <= page_size + (page_size >> 12) + (page_size >> 14) + (page_size >> 25) + 13:
+        raise StreamProblem("compress-length", length=length, page_size=page_size)
+    return length
+
+
+# ---------------------------------------------------------------- counting
+
+
+class Tally:
+    """Page records of one block, being counted."""
+
+    __slots__ = ("bytes", "compressed", "first", "last", "normal", "resent", "xbzrle", "zero")
+
+    def __init__(self) -> None:
+        self.normal = self.zero = self.xbzrle = self.compressed = 0
+        self.bytes = self.resent = 0
+        self.first, self.last = -1, -1
+
+    def add(self, other: "Tally") -> None:
+        """Count what another tally has counted."""
+        self.normal += other.normal
+        self.zero += other.zero
+        self.xbzrle += other.xbzrle
+        self.compressed += other.compressed
+        self.bytes += other.bytes
+        self.resent += other.resent
+        self.span(other.first, other.last)
+
+    def span(self, first: int, last: int) -> None:
+        """Widen the range of addresses."""
+        if self.first < 0 or first < self.first:
+            self.first = first
+        if last > self.last:
+            self.last = last
+
+    def freeze(self) -> PageCounts:
+        """The counts as an event carries them."""
+        return PageCounts(self.normal, self.zero, self.xbzrle, self.compressed, self.bytes, self.resent)
+
+
+NO_PAGES: Final = PageCounts()
+Tallies = dict["GuestBlock", Tally]
+
+
+def summary(tallies: Tallies) -> tuple[PageCounts, tuple[BlockPages, ...]]:
+    """The sum over all blocks, and each block's part."""
+    if not tallies:
+        return NO_PAGES, ()
+    total = Tally()
+    for tally in tallies.values():
+        total.add(tally)
+    blocks = tuple(BlockPages(b.name, t.first, t.last, t.freeze()) for b, t in tallies.items())
+    return total.freeze(), blocks
+
+
+def fold(tallies: Tallies, into: Tallies) -> None:
+    """Add each block's tally to that of another table."""
+    for block, tally in tallies.items():
+        into.setdefault(block, Tally()).add(tally)
+
+
+# ---------------------------------------------------------------- guest memory
+
+
+class GuestBlock:
+    """One RAM block: its announced facts, and how often each of its pages was sent.
+
+    That count is the one byte of state a guest page: it stops at 255. It stands in segments that are made
+    when the first of their pages comes, so that an announced length costs nothing.
+    """
+
+    __slots__ = ("index", "length", "name", "page_count", "segments")
+
+    def __init__(self, index: int, announced: RamBlock) -> None:
+        self.index = index
+        self.name = announced.name
+        self.length = announced.length
+        self.page_count = 0
+        self.segments: dict[int, NDArray[np.uint8]] = {}
+
+
+class GuestMemory:
+    """All RAM blocks of one migration, and the passes over them as far as the wire shows them."""
+
+    def __init__(self) -> None:
+        self.page_size = 0
+        self.blocks: dict[bytes, GuestBlock] = {}
+        self.iteration = 1
+        self.count_passes = True  # until postcopy, where pages come as they are asked for
+        self.ordered = True  # False once compressed pages came: their threads finish out of order
+        self.position = (-1, -1)  # block index and page of the last page record
+        self.pass_tallies: Tallies = {}
+        self.records = 0
+        self.state_bytes = 0
+
+    def announce(self, blocks: list[tuple[bytes, RamBlock]]) -> None:
+        """Take the list of blocks from the START of section ram."""
+        self.blocks = {name: GuestBlock(i, block) for i, (name, block) in enumerate(blocks)}
+
+    def set_page_size(self, page_size: int) -> None:
+        """Give the target's page size, in bytes, before the first page is counted."""
+        self.page_size = page_size
+        for block in self.blocks.values():
+            block.page_count = block.length // page_size
+
+    def pass_ends_before(self, block: GuestBlock, page: int) -> bool:
+        """Whether a page record belongs to the next pass: it goes back, or was sent in this one."""
+        if not self.count_passes:
+            return False
+        if self.ordered:
+            return (block.index, page) <= self.position
+        return self.times_sent(block, page) >= self.iteration
+
+    def times_sent(self, block: GuestBlock, page: int) -> int:
+        """How often a page has been sent, up to 255."""
+        segment = block.segments.get(page // PAGE_STATE_SEGMENT)
+        return 0 if segment is None else int(segment[page % PAGE_STATE_SEGMENT])
+
+    def repeats_at(self, block: GuestBlock, pages: NDArray[np.uint64]) -> int:
+        """How many of these pages, from the first on, come before one that this pass has sent already."""
+        sent = np.array([self.times_sent(block, int(page)) for page in pages])
+        repeated = np.flatnonzero(sent >= self.iteration)
+        return int(repeated[0]) if len(repeated) else len(pages)
+
+    def mark(self, block: GuestBlock, pages: NDArray[np.uint64], first: int, last: int) -> int:
+        """Count one more sending of distinct ascending `pages`; returns how many had been sent before."""
+        number = first // PAGE_STATE_SEGMENT
+        if number != last // PAGE_STATE_SEGMENT:
+            cut = int(np.searchsorted(pages, (number + 1) * PAGE_STATE_SEGMENT))
+            before = self.mark(block, pages[:cut], first, int(pages[cut - 1]))
+            return before + self.mark(block, pages[cut:], int(pages[cut]), last)
+        segment = self._segment(block, number)
+        self.records += len(pages)
+        if segment is None:
+            return 0
+        base = number * PAGE_STATE_SEGMENT
+        if last - first + 1 == len(pages):
+            seen = segment[first - base : last - base + 1]
+            resent = int(np.count_nonzero(seen))
+            seen += seen < 255
+            return resent
+        where = (pages - np.uint64(base)).astype(np.intp)
+        seen = segment[where]
+        resent = int(np.count_nonzero(seen))
+        seen += seen < 255
+        segment[where] = seen
+        return resent
+
+    def mark_one(self, block: GuestBlock, page: int) -> int:
+        """Count one more sending of one page; returns 1 if it had been sent before, else 0."""
+        number, at = divmod(page, PAGE_STATE_SEGMENT)
+        segment = self._segment(block, number)
+        self.records += 1
+        if segment is None:
+            return 0
+        seen = int(segment[at])
+        if seen < 255:
+            segment[at] = seen + 1
+        return 1 if seen else 0
+
+    def _segment(self, block: GuestBlock, number: int) -> "NDArray[np.uint8] | None":
+        segment = block.segments.get(number)
+        if segment is not None:
+            return segment
+        size = min(PAGE_STATE_SEGMENT, block.page_count - number * PAGE_STATE_SEGMENT)
+        # A stream that touches a page here and a page there could buy much memory with few bytes; a real one
+        # fills its segments, so that it never comes near one byte a record.
+        if self.state_bytes + size > MAX_PAGE_STATE_SLACK + self.records:
+            return None
+        segment = block.segments[number] = np.zeros(size, np.uint8)
+        self.state_bytes += size
+        return segment

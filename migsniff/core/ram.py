@@ -1,0 +1,488 @@
+"""The payload of section ram, and of the preempt channel: page records. The decode hot loop.
+
+`RamReader._scan` is one flat loop over the records' words, because nearly every byte of a migration passes
+here: it keeps to what must be done for each record, and leaves counting to `_commit`, which works on
+hundreds of words at once. Whatever is not one of the three common records, or not complete, is left to the
+generator `_record`, which reads like the format's description.
+
+Format: migration/ram.c, QEMU 5.2 to 11.1.
+"""
+
+from array import array
+from collections.abc import Generator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from migsniff.core.bytequeue import ByteQueue, Steps
+from migsniff.core.context import Context
+from migsniff.core.errors import StreamProblem
+from migsniff.core.events import DirtySync, Event, RamBlock, RamBlocks, RamPages
+from migsniff.core.pages import PAGE_ENCODINGS, GuestBlock, PageEncoding, Tallies, Tally, fold, summary
+from migsniff.core.pagesize import infer_page_size
+from migsniff.core.text import readable
+from migsniff.core.wire import (
+    MAX_RAM_BLOCKS,
+    OPTIONAL_NUMBER_MASK,
+    PAGE_SIZE_LOOKAHEAD,
+    PAGE_SIZES,
+    U64,
+    XBZRLE_HEADER,
+    XBZRLE_MARKER,
+    RamFlag,
+)
+
+KINDS = RamFlag.ZERO | RamFlag.PAGE | RamFlag.XBZRLE | RamFlag.COMPRESS_PAGE
+WORD = 8
+
+
+class RamReader:
+    """Reads page records of one channel; `where` tells what it is at.
+
+    The block that CONTINUE refers to is the channel's own and outlives sections; all counts go into the
+    migration's GuestMemory.
+    """
+
+    def __init__(self, channel: str, queue: ByteQueue, context: Context) -> None:
+        self.channel = channel
+        self.queue = queue
+        self.context = context
+        self.memory = context.memory
+        self.block: GuestBlock | None = None
+        self.tallies: Tallies = {}  # of this section since the last pass began
+        self.section_tallies: Tallies = {}
+        self.flushes = 0
+        self.where = ""
+        self._events: list[Event] = []
+
+    # ------------------------------------------------------------ a section
+
+    def payload(self, *, start: bool) -> Steps:
+        """Read records up to the EOS that ends a section. `start`: the block list may come."""
+        self.flushes = 0
+        self.section_tallies = {}
+        while True:
+            if self.block is not None:
+                self._scan()
+                if self._events:
+                    yield from self._flush_events()
+            if not (yield from self._record(start=start)):
+                break
+        self._end_stretch()
+
+    def end_pass(self, at: int, *, final: bool) -> DirtySync:
+        """The pass that is running ends at wire offset `at`: its event, and the next one begins."""
+        self._end_stretch()
+        memory = self.memory
+        counts, blocks = summary(memory.pass_tallies)
+        event = DirtySync(
+            channel=self.channel,
+            direction="fwd",
+            offset=at,
+            size=0,
+            iteration=memory.iteration,
+            counts=counts,
+            blocks=blocks,
+            final=final,
+        )
+        memory.pass_tallies = {}
+        memory.iteration += 1
+        memory.position = (-1, -1)
+        return event
+
+    def forget_block(self) -> None:
+        """The sender names the block again: postcopy begins or was resumed."""
+        self.block = None
+
+    def _end_stretch(self) -> None:
+        if self.tallies:
+            fold(self.tallies, self.section_tallies)
+            fold(self.tallies, self.memory.pass_tallies)
+            self.tallies = {}
+
+    def _flush_events(self) -> Steps:
+        events, self._events = self._events, []
+        yield from events
+
+    # ------------------------------------------------------------ the hot loop
+
+    def _scan(self) -> None:
+        """Walk the common records that stand complete in the current piece of bytes."""
+        queue = self.queue
+        page_size = self.memory.page_size
+        data, begin, end = queue.data, queue.pos, queue.end
+        whole = queue.kept == "all"
+        page_step = WORD + page_size if whole else WORD
+        mask = page_size - 1
+        page, zero, xbzrle = (
+            int(kind | RamFlag.CONTINUE) for kind in (RamFlag.PAGE, RamFlag.ZERO, RamFlag.XBZRLE)
+        )
+        unpack, unpack_xbzrle = U64.unpack_from, XBZRLE_HEADER.unpack_from
+        words = array("Q")
+        lengths = array("Q")
+        append = words.append
+        pos, last = begin, end - WORD
+        before = begin  # where the last record of the loop begins
+        while pos <= last:
+            (word,) = unpack(data, pos)
+            flags = word & mask
+            if flags == page:
+                append(word)
+                before = pos
+                pos += page_step
+            elif flags == zero:
+                if pos == last or data[pos + 8]:
+                    break
+                append(word)
+                pos += 9
+            elif flags == xbzrle:
+                if pos + 11 > end:
+                    break
+                marker, length = unpack_xbzrle(data, pos + 8)
+                if marker != XBZRLE_MARKER or length > page_size:
+                    break
+                append(word)
+                lengths.append(length)
+                before = pos
+                pos += 11 + length if whole else 11
+            else:
+                break
+        if not words:
+            return
+        if whole:
+            if pos > end:  # the contents of the last record have not all come
+                if words.pop() & RamFlag.XBZRLE:
+                    lengths.pop()
+                pos = before
+        elif not self._contents_complete(words, lengths):
+            if words.pop() & RamFlag.XBZRLE:
+                lengths.pop()
+            pos = before
+        if words:
+            self._commit(words, lengths, pos)
+
+    def _contents_complete(self, words: "array[int]", lengths: "array[int]") -> bool:
+        """In a stripped capture: whether all contents of these records had come when they were saved."""
+        queue = self.queue
+        normal = int(np.count_nonzero(np.frombuffer(words, np.uint64) & np.uint64(RamFlag.PAGE)))
+        contents = normal * self.memory.page_size + sum(lengths)
+        left_out = queue.wire_end - queue.at - queue.size
+        if contents > left_out and not words[-1] & (RamFlag.PAGE | RamFlag.XBZRLE):
+            raise StreamProblem(
+                "hole", length=contents - left_out
+            )  # only contents at the very end can be missing
+        return contents <= left_out
+
+    # ------------------------------------------------------------ counting a batch
+
+    def _commit(self, words: "array[int]", lengths: "array[int]", pos: int) -> None:
+        """Count a batch of complete records of the current block; they end at `pos` in the current piece."""
+        block, memory, queue = self.block, self.memory, self.queue
+        assert block is not None
+        batch = np.frombuffer(words, np.uint64)
+        pages = batch >> np.uint64(memory.page_size.bit_length() - 1)
+        if int(pages.max()) >= block.page_count:
+            keep = int(np.argmax(pages >= np.uint64(block.page_count)))
+            headers, bodies = self._layout(batch[:keep], lengths)
+            pos = queue.pos + int(headers.sum()) + (int(bodies.sum()) if queue.kept == "all" else 0)
+            batch, pages = batch[:keep], pages[:keep]
+            lengths = lengths[: int(np.count_nonzero(batch & np.uint64(RamFlag.XBZRLE)))]
+            if not keep:
+                return  # `_record` finds it first in line, and refuses it with its place
+        normal = int(np.count_nonzero(batch & np.uint64(RamFlag.PAGE)))
+        start = queue.at
+        if queue.kept == "all":
+            size = pos - queue.pos
+        else:
+            variable = len(lengths)
+            zero = len(batch) - normal - variable
+            size = (WORD + memory.page_size) * normal + 9 * zero + 11 * variable + sum(lengths)
+        one_pass = memory.ordered and (len(pages) == 1 or bool((pages[1:] > pages[:-1]).all()))
+        if one_pass and not memory.pass_ends_before(block, int(pages[0])):
+            self._count(block, pages, normal, len(lengths), size)
+        else:
+            self._count_passes(block, batch, pages, lengths, start)
+        if queue.omitted is not None and queue.kept == "all":
+            headers, bodies = self._layout(batch, lengths)
+            self._omit(headers, bodies, start)
+        if self.context.want_contents:
+            self._events.append(self._pages_event(block, batch, lengths, start, pos))
+        queue.advance(pos - queue.pos)
+        queue.at = start + size
+
+    def _count(
+        self, block: GuestBlock, pages: NDArray[np.uint64], normal: int, xbzrle: int, size: int
+    ) -> None:
+        """Count ascending pages of one pass."""
+        memory = self.memory
+        first, last = int(pages[0]), int(pages[-1])
+        tally = self.tallies.get(block)
+        if tally is None:
+            tally = self.tallies[block] = Tally()
+        tally.normal += normal
+        tally.xbzrle += xbzrle
+        tally.zero += len(pages) - normal - xbzrle
+        tally.bytes += size
+        tally.resent += memory.mark(block, pages, first, last)
+        tally.span(first * memory.page_size, last * memory.page_size)
+        memory.position = (block.index, last)
+
+    def _count_passes(
+        self,
+        block: GuestBlock,
+        batch: NDArray[np.uint64],
+        pages: NDArray[np.uint64],
+        lengths: "array[int]",
+        start: int,
+    ) -> None:
+        """Count a batch in which addresses go back: run by run, ending a pass where one ends."""
+        memory = self.memory
+        headers, bodies = self._layout(batch, lengths)
+        ends = np.cumsum(headers + bodies)
+        cuts = [0, *(np.flatnonzero(pages[1:] <= pages[:-1]) + 1).tolist(), len(pages)]
+        while len(cuts) > 1:
+            low, high = cuts[0], cuts[1]
+            at = int(ends[low - 1]) if low else 0
+            if memory.pass_ends_before(block, int(pages[low])):
+                self._events.append(self.end_pass(start + at, final=False))
+            elif not memory.ordered:  # one page of the run may be the first that comes again
+                high = low + memory.repeats_at(block, pages[low:high])
+            run = batch[low:high]
+            normal = int(np.count_nonzero(run & np.uint64(RamFlag.PAGE)))
+            xbzrle = int(np.count_nonzero(run & np.uint64(RamFlag.XBZRLE)))
+            self._count(block, pages[low:high], normal, xbzrle, int(ends[high - 1]) - at)
+            cuts = cuts[1:] if high == cuts[1] else [high, *cuts[1:]]
+
+    def _layout(
+        self, batch: NDArray[np.uint64], lengths: "array[int]"
+    ) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+        """Bytes of header and of contents of each record of a batch."""
+        normal = (batch & np.uint64(RamFlag.PAGE)) != 0
+        headers = np.full(len(batch), WORD, np.uint64)
+        headers[(batch & np.uint64(RamFlag.ZERO)) != 0] = WORD + 1
+        bodies = normal * np.uint64(self.memory.page_size)
+        if lengths:
+            delta = (batch & np.uint64(RamFlag.XBZRLE)) != 0
+            headers[delta] = WORD + 3
+            bodies[delta] = np.frombuffer(lengths, np.uint64)[: int(np.count_nonzero(delta))]
+        return headers, bodies
+
+    def _omit(self, headers: NDArray[np.uint64], bodies: NDArray[np.uint64], start: int) -> None:
+        """Note where the contents of a batch stand on the wire."""
+        assert self.queue.omitted is not None
+        stops = np.cumsum(headers + bodies) + np.uint64(start)
+        spans = np.stack((stops - bodies, stops), axis=1)
+        self.queue.omitted.append(spans[bodies != 0])
+
+    def _pages_event(
+        self, block: GuestBlock, batch: NDArray[np.uint64], lengths: "array[int]", start: int, pos: int
+    ) -> RamPages:
+        """The batch as an event that lends the records' bytes."""
+        queue = self.queue
+        headers, bodies = self._layout(batch, lengths)
+        ends = np.cumsum(headers + bodies)
+        return RamPages(
+            channel=self.channel,
+            direction="fwd",
+            offset=start,
+            size=pos - queue.pos,
+            block=block.name,
+            page_size=self.memory.page_size,
+            iteration=self.memory.iteration,
+            words=batch,
+            bodies=ends - bodies,
+            lengths=bodies,
+            data=memoryview(queue.data)[queue.pos : pos],
+        )
+
+    # ------------------------------------------------------------ one record, as the format has it
+
+    def _record(self, *, start: bool) -> Generator[Event | None, None, bool]:
+        """Read one record of any kind; False if it was the EOS."""
+        queue = self.queue
+        if not queue.ensure(WORD):
+            yield from queue.wait(WORD)
+        queue.mark = queue.at
+        (word,) = U64.unpack_from(queue.data, queue.pos)
+        if word == RamFlag.EOS:
+            queue.advance(WORD)
+            return False
+        if word == RamFlag.MULTIFD_FLUSH:
+            queue.advance(WORD)
+            self.flushes += 1
+            return True
+        if start and not self.memory.blocks:
+            yield from self._block_list()
+            return True
+        if not self.memory.blocks:
+            raise StreamProblem("ram-no-list")
+        if self.context.page_size is None:
+            yield from self._infer_page_size()
+        yield from self._page_record(word)
+        return True
+
+    def _page_record(self, word: int) -> Steps:
+        queue, memory = self.queue, self.memory
+        start = queue.at
+        flags = word & (memory.page_size - 1)
+        kind = flags & KINDS
+        encoding = PAGE_ENCODINGS.get(kind)
+        if flags & RamFlag.HOOK:
+            raise StreamProblem("ram-hook")
+        if encoding is None or flags & ~(KINDS | RamFlag.CONTINUE):
+            raise StreamProblem("ram-flags", flags=flags)
+        header = WORD
+        if not flags & RamFlag.CONTINUE:
+            yield from queue.wait(WORD + 1)
+            header += 1 + queue.data[queue.pos + WORD]
+            yield from queue.wait(header)
+            self.block = self._block_named(bytes(queue.data[queue.pos + WORD + 1 : queue.pos + header]))
+        block = self.block
+        if block is None:
+            raise StreamProblem("ram-no-block")
+        address = word - flags
+        if address >= block.page_count * memory.page_size:
+            raise StreamProblem("ram-offset", address=address, name=block.name, length=block.length)
+        yield from queue.wait(header + encoding.header)
+        length = encoding.body(queue.data, queue.pos + header, memory.page_size)
+        header += encoding.header
+        if self.context.want_contents and queue.kept == "all":
+            yield from queue.wait(header + length)
+        yield from self._count_record(block, word, encoding, header, length, start)
+
+    def _count_record(
+        self, block: GuestBlock, word: int, encoding: PageEncoding, header: int, length: int, start: int
+    ) -> Steps:
+        """Step over a record whose header is complete, and count it once its contents have come."""
+        queue, memory = self.queue, self.memory
+        page = word // memory.page_size
+        self.where = f"page {page * memory.page_size:#x} of {block.name}"
+        if self.context.want_contents and queue.kept == "all":
+            yield RamPages(
+                channel=self.channel,
+                direction="fwd",
+                offset=start,
+                size=header + length,
+                block=block.name,
+                page_size=memory.page_size,
+                iteration=memory.iteration,
+                words=np.array([word], np.uint64),
+                bodies=np.array([header], np.uint64),
+                lengths=np.array([length], np.uint64),
+                data=memoryview(queue.data)[queue.pos : queue.pos + header + length],
+            )
+            queue.advance(header + length)
+        else:
+            queue.advance(header)
+            yield from queue.contents(length)
+        if encoding.kind == "compressed":
+            memory.ordered = False
+        if memory.pass_ends_before(block, page):
+            yield self.end_pass(start, final=False)
+        tally = self.tallies.get(block)
+        if tally is None:
+            tally = self.tallies[block] = Tally()
+        setattr(tally, encoding.kind, getattr(tally, encoding.kind) + 1)
+        tally.bytes += header + length
+        tally.resent += memory.mark_one(block, page)
+        tally.span(page * memory.page_size, page * memory.page_size)
+        memory.position = (block.index, page)
+        self.where = ""
+
+    def _block_named(self, name: bytes) -> GuestBlock:
+        block = self.memory.blocks.get(name)
+        if block is None:
+            raise StreamProblem("ram-block", name=readable(name))
+        return block
+
+    # ------------------------------------------------------------ the block list
+
+    def _block_list(self) -> Steps:
+        """The MEM_SIZE record: names and lengths of all blocks, and in some modes page sizes and addresses.
+
+        The optional numbers are not announced. A block name is never empty, so a 0 where a name's length
+        should stand begins one; behind the last block it is told from a RAM record by having no flags.
+        """
+        queue, context = self.queue, self.context
+        start = queue.at
+        word = yield from queue.u64()
+        smallest = context.page_size or PAGE_SIZES[0]
+        if word & (smallest - 1) != RamFlag.MEM_SIZE:
+            raise StreamProblem("ram-flags", flags=word & (smallest - 1))
+        total = word - RamFlag.MEM_SIZE
+        blocks: list[RamBlock] = []
+        names: list[bytes] = []
+        left = total
+        self.where = "the RAM block list"
+        while left:
+            if len(blocks) == MAX_RAM_BLOCKS:
+                raise StreamProblem("count", what="RAM blocks", count="more", limit=MAX_RAM_BLOCKS)
+            name_length = yield from queue.u8()
+            if not name_length:
+                raise StreamProblem("string-empty", what="the name of a RAM block")
+            name = yield from queue.take(name_length)
+            length = yield from queue.u64()
+            if length > left:
+                raise StreamProblem("ram-blocks-total", total=total)
+            left -= length
+            numbers: list[int] = []
+            while (number := (yield from self._optional_number(last=not left))) is not None:
+                if len(numbers) == 2:
+                    raise StreamProblem("ram-block-numbers", name=readable(name))
+                numbers.append(number)
+            blocks.append(self._ram_block(name, length, numbers))
+            names.append(name)
+        self.memory.announce(list(zip(names, blocks, strict=True)))
+        if context.page_size is not None:
+            self.memory.set_page_size(context.page_size)
+        self.where = ""
+        yield RamBlocks(
+            channel=self.channel,
+            direction="fwd",
+            offset=start,
+            size=queue.at - start,
+            total=total,
+            page_size=context.page_size,
+            page_size_from=context.page_size_from,
+            blocks=tuple(blocks),
+        )
+
+    def _optional_number(self, *, last: bool) -> Generator[Event | None, None, int | None]:
+        queue = self.queue
+        yield from queue.wait(WORD if last else 1)
+        if last:
+            (number,) = U64.unpack_from(queue.data, queue.pos)
+            if number & OPTIONAL_NUMBER_MASK:
+                return None
+        elif queue.data[queue.pos]:
+            return None
+        return (yield from queue.u64())
+
+    def _ram_block(self, name: bytes, length: int, numbers: list[int]) -> RamBlock:
+        """A block with its optional numbers told apart: the page size stands before the address."""
+        shared = "x-ignore-shared" in self.context.capabilities
+        page_size = numbers[0] if numbers and (len(numbers) == 2 or not shared) else None
+        address = numbers[-1] if numbers and shared else None
+        if self.context.page_size and length % self.context.page_size:
+            raise StreamProblem(
+                "ram-block-length", name=readable(name), length=length, page_size=self.context.page_size
+            )
+        return RamBlock(readable(name), length, page_size, address)
+
+    # ------------------------------------------------------------ the page size
+
+    def _infer_page_size(self) -> Steps:
+        """Find the page size in the first page records, where neither machine nor configuration tells it."""
+        queue, memory = self.queue, self.memory
+        while True:
+            head = queue.peek(PAGE_SIZE_LOOKAHEAD)
+            size = infer_page_size(head, memory, final=queue.closed or len(head) == PAGE_SIZE_LOOKAHEAD)
+            if size is not None:
+                break
+            queue.check_hole()
+            queue.undecided = True
+            yield None
+        queue.undecided = False
+        if not size:
+            raise StreamProblem("page-size", machine=self.context.machine)
+        self.context.know_page_size(size, "the first page records")

@@ -1,0 +1,258 @@
+"""One migration: its connections, what each of them is, and the verdict at the end."""
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from migsniff.core.bytequeue import ByteQueue
+from migsniff.core.channel import CLASSIFY, DirectionDecoder, PreemptReader, classify
+from migsniff.core.context import Context
+from migsniff.core.devices import DeviceStateBudget
+from migsniff.core.events import (
+    Arrival,
+    ChannelFound,
+    Chunk,
+    Direction,
+    DirectionEnded,
+    Ended,
+    Event,
+    Learned,
+    Opened,
+    Verdict,
+)
+from migsniff.core.multifd import MultifdReader
+from migsniff.core.returnpath import ReturnPathReader
+from migsniff.core.stream import MainReader
+from migsniff.core.verdict import ConnectionEnd, judge
+from migsniff.core.wire import MULTIFD_HELLO
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+OPAQUE = {"tls": "TLS records", "unknown": "bytes of an unknown protocol"}
+
+
+class Connection:
+    """One connection: a decoder for each direction, once the first bytes have told its role."""
+
+    def __init__(self, number: int, *, note_omitted: bool) -> None:
+        self.number = number
+        self.role: str | None = None
+        self.name: str | None = None
+        self.main: MainReader | None = None
+        self.return_path: ReturnPathReader | None = None
+        self.queues: dict[Direction, ByteQueue] = {
+            "fwd": ByteQueue(note_omitted=note_omitted),
+            "rev": ByteQueue(note_omitted=note_omitted),
+        }
+        self.decoders: dict[Direction, DirectionDecoder] = {}
+        self.ends: list[ConnectionEnd] = []
+        self.head = b""
+
+    def ended(self, direction: Direction) -> bool:
+        """Whether this direction has ended."""
+        return any(end.direction == direction for end in self.ends)
+
+
+class Session:
+    """Decodes one migration: arrivals in, events out.
+
+    `fields`: device state is decoded to fields. `contents`: page contents are handed out (RamPages); the
+    arrivals must hold them. `omitted`: after each chunk the property of that name tells what a stripped
+    capture must leave out. `looks_like` names what the first bytes of a file are that is no stream.
+    """
+
+    def __init__(
+        self,
+        *,
+        fields: bool = False,
+        contents: bool = False,
+        note_omitted: bool = False,
+        budget: DeviceStateBudget | None = None,
+        looks_like: Callable[[bytes], str | None] = lambda head: None,
+    ) -> None:
+        self.context = Context(want_contents=contents, want_fields=fields)
+        self.budget = budget or DeviceStateBudget()
+        self.looks_like = looks_like
+        self.note_omitted = note_omitted
+        self.connections: dict[int, Connection] = {}
+        self._last: DirectionDecoder | None = None
+        self._told_page_size: int | None = None
+
+    # ------------------------------------------------------------ arrivals
+
+    def feed(self, arrival: Arrival) -> Iterator[Event]:
+        """Decode one arrival. Exhaust the iterator before the next call, and before its data changes."""
+        if isinstance(arrival, Chunk):
+            yield from self._chunk(arrival)
+        elif isinstance(arrival, Ended):
+            yield from self._ended(arrival)
+        elif isinstance(arrival, Learned):
+            self.context.know_page_size(arrival.page_size, "the first page records")
+            self._told_page_size = arrival.page_size
+        elif isinstance(arrival, Opened):
+            self._connection(arrival.connection)
+
+    def finish(self) -> Iterator[Event]:
+        """The end of the migration: the verdict, after whatever was still to be said."""
+        for connection in self.connections.values():
+            for direction, decoder in connection.decoders.items():
+                if not connection.ended(direction):
+                    yield from decoder.close()
+        ok, outcome, message, offset = judge(list(self.connections.values()), self.looks_like)
+        yield Verdict(
+            channel="main", direction="fwd", offset=offset, size=0, ok=ok, outcome=outcome, message=message
+        )
+
+    # ------------------------------------------------------------ what the feed asks
+
+    def channel(self, connection: int) -> str | None:
+        """The name of a connection's channel, None until its first bytes have told what it is."""
+        found = self.connections.get(connection)
+        return found.name if found else None
+
+    @property
+    def omitted(self) -> "list[tuple[int, int]] | NDArray[np.uint64]":
+        """Wire spans (start, stop) of the last chunk that a stripped capture must not keep; asked once."""
+        return self._last.take_omitted() if self._last else []
+
+    @property
+    def settled(self) -> int | None:
+        """Up to which wire offset the last chunk's bytes are told apart; None if it is its end."""
+        if self._last is None or (settled := self._last.settled()) == self._last.queue.wire_end:
+            return None
+        return settled
+
+    def learned_page_size(self) -> int | None:
+        """The page size, once, if it had to be found in page contents (a stripped capture has none)."""
+        context = self.context
+        if context.page_size_from != "the first page records" or self._told_page_size == context.page_size:
+            return None
+        self._told_page_size = context.page_size
+        return context.page_size
+
+    def where(self) -> str:
+        """Where decoding stands, in words: offset, channel, section and record."""
+        for connection in self.connections.values():
+            if connection.main is not None:
+                decoder = connection.decoders["fwd"]
+                return f"offset {decoder.queue.wire_end} of {connection.name}, in {decoder.where}"
+        return "before the first byte of a main channel"
+
+    def stop_decoding(self, code: str, **details: object) -> Iterator[Event]:
+        """Give up decoding on all channels; bytes are only counted from here on."""
+        for connection in self.connections.values():
+            for decoder in connection.decoders.values():
+                if decoder.steps is not None:
+                    yield decoder.stop(code, **details)
+
+    # ------------------------------------------------------------ connections
+
+    def _connection(self, number: int) -> Connection:
+        connection = self.connections.get(number)
+        if connection is None:
+            connection = self.connections[number] = Connection(number, note_omitted=self.note_omitted)
+        return connection
+
+    def _chunk(self, chunk: Chunk) -> Iterator[Event]:
+        connection = self._connection(chunk.connection)
+        decoder = connection.decoders.get(chunk.direction)
+        if decoder is None and chunk.direction == "rev":
+            # the destination speaks before the source has said what this is: no channel of QEMU does
+            decoder = self._decoder(connection, "rev", connection.name or f"unknown-{connection.number}")
+        self._last = decoder
+        if decoder is None:
+            yield from self._first_bytes(connection, chunk)
+        else:
+            yield from decoder.feed(chunk)
+
+    def _first_bytes(self, connection: Connection, chunk: Chunk) -> Iterator[Event]:
+        """Bytes of a connection whose role is not known yet: at most as many as a multifd hello has."""
+        queue = connection.queues["fwd"]
+        queue.push(chunk)
+        connection.head = queue.peek(MULTIFD_HELLO.size)
+        found = classify(connection.head, self.context, ended=chunk.kept == "none")
+        if found is None:
+            queue.detach()
+            return
+        yield from self._identify(connection, *found)
+        decoder = self._last = connection.decoders["fwd"]
+        yield from decoder.resume()
+
+    def _identify(self, connection: Connection, role: str, detail: str) -> Iterator[Event]:
+        connection.role = role
+        connection.name = name = self._name(connection, role)
+        if role == "unknown" and (looks := self.looks_like(connection.head)):
+            detail = f"{detail}: {looks}"
+        queue = connection.queues["fwd"]
+        decoder = self._decoder(connection, "fwd", name)
+        yield ChannelFound(
+            channel=name,
+            direction="fwd",
+            offset=0,
+            size=min(CLASSIFY, queue.size),
+            connection=connection.number,
+            role=role,
+            detail=detail,
+        )
+        if role in ("main", "resumed"):
+            main = connection.main = MainReader(name, queue, self.context, self.budget)
+            decoder.parse(main, main.run() if role == "main" else main.resume())
+            if "rev" not in connection.decoders:
+                back = connection.return_path = ReturnPathReader(name, connection.queues["rev"])
+                self._decoder(connection, "rev", name).parse(back, back.run())
+        elif role == "multifd":
+            multifd = MultifdReader(name, queue, self.context)
+            decoder.parse(multifd, multifd.run())
+        elif role == "preempt":
+            preempt = PreemptReader(name, queue, self.context)
+            decoder.parse(preempt, preempt.run())
+        else:
+            decoder.opaque_as = OPAQUE[role]
+
+    def _decoder(self, connection: Connection, direction: Direction, name: str) -> DirectionDecoder:
+        decoder = DirectionDecoder(name, direction, connection.queues[direction])
+        connection.decoders[direction] = decoder
+        return decoder
+
+    def _name(self, connection: Connection, role: str) -> str:
+        taken = {other.name for other in self.connections.values()}
+        if role == "multifd" and len(connection.head) > 24:
+            name = f"multifd-{connection.head[24]}"
+        else:
+            name = role if role in ("main", "preempt") else f"{role}-{connection.number}"
+        return name if name not in taken else f"{name}.{connection.number}"
+
+    def _ended(self, ended: Ended) -> Iterator[Event]:
+        connection = self._connection(ended.connection)
+        if connection.ended(ended.direction):
+            return
+        if ended.direction == "fwd" and connection.role is None and (head := connection.head):
+            yield from self._identify(
+                connection, *(classify(head, self.context, ended=True) or ("unknown", ""))
+            )
+        decoder = connection.decoders.get(ended.direction)
+        where = ""
+        if decoder is not None:
+            yield from decoder.close()
+            where = decoder.where
+        offset = connection.queues[ended.direction].wire_end
+        connection.ends.append(
+            ConnectionEnd(
+                len(self._all_ends()), ended.direction, ended.how, ended.by, ended.error, offset, where
+            )
+        )
+        yield DirectionEnded(
+            channel=connection.name or f"unknown-{connection.number}",
+            direction=ended.direction,
+            offset=offset,
+            size=0,
+            how=ended.how,
+            by=ended.by,
+            error=ended.error,
+            where=where,
+        )
+
+    def _all_ends(self) -> list[ConnectionEnd]:
+        return [end for connection in self.connections.values() for end in connection.ends]

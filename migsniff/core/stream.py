@@ -1,0 +1,448 @@
+"""The main channel: header, configuration, sections, commands, EOF, description.
+
+Parsers are generators over the byte queue: they read like blocking code, yield events, and yield None when
+the bytes run out. Format: migration/savevm.c, QEMU 5.2 to 11.1.
+"""
+
+from collections.abc import Generator
+from uuid import UUID
+
+from migsniff.core.bytequeue import ByteQueue, Steps
+from migsniff.core.context import Context, SectionFacts
+from migsniff.core.devices import DeviceStateBudget, DeviceStates, find_end
+from migsniff.core.errors import StreamProblem
+from migsniff.core.events import (
+    CommandSent,
+    Configuration,
+    DescriptionFound,
+    EndOfStream,
+    Event,
+    Finding,
+    Header,
+    LiveSection,
+    Package,
+    RamSection,
+    SectionType,
+    Undecodable,
+)
+from migsniff.core.livesections import live_section
+from migsniff.core.messages import COMMANDS, Arguments
+from migsniff.core.pages import summary
+from migsniff.core.pagesize import page_size_of_machine
+from migsniff.core.ram import RamReader
+from migsniff.core.text import checked
+from migsniff.core.vmdesc import Description
+from migsniff.core.wire import (
+    FILE_MAGIC,
+    FILE_VERSION,
+    MAX_CAPABILITIES,
+    MAX_DESCRIPTION,
+    MAX_MACHINE_NAME,
+    MAX_SECTIONS,
+    PAGE_SIZES,
+    RAM_IDSTR,
+    RAM_VERSION,
+    SUBSECTION_PREFIX_CONFIGURATION,
+    U32,
+    Command,
+    ItemType,
+)
+
+KINDS: dict[int, SectionType] = {
+    ItemType.SECTION_START: "START",
+    ItemType.SECTION_PART: "PART",
+    ItemType.SECTION_END: "END",
+    ItemType.SECTION_FULL: "FULL",
+}
+
+
+class MainReader:
+    """Parses a main channel from its first byte (`run`), or a resumed one, which has no header (`resume`)."""
+
+    def __init__(self, channel: str, queue: ByteQueue, context: Context, budget: DeviceStateBudget) -> None:
+        self.channel = channel
+        self.queue = queue
+        self.context = context
+        self.ram = RamReader(channel, queue, context)
+        self.devices = DeviceStates(channel, context, budget)
+        self.item = "the header"
+        self.finished = False  # EOF has been read: nothing is missing if the stream ends now
+        self.described = False
+        self.at_footer = False
+
+    @property
+    def where(self) -> str:
+        """What is being read: section or item, and the record in it."""
+        return f"{self.item}, {self.ram.where}" if self.ram.where else self.item
+
+    @property
+    def between_iterations(self) -> bool:
+        """Whether the last RAM section was complete but for its footer: where a source stops by itself."""
+        return self.item == "between sections" or self.at_footer
+
+    def run(self) -> Steps:
+        """A whole stream."""
+        yield from self._header()
+        yield from self._configuration()
+        yield from self.resume()
+
+    def resume(self) -> Steps:
+        """Items up to the EOF, and the description."""
+        yield from self._items(None)
+        yield from self._description()
+
+    # ------------------------------------------------------------ header and configuration
+
+    def _header(self) -> Steps:
+        queue = self.queue
+        yield from queue.wait(4)
+        if U32.unpack_from(queue.data, queue.pos)[0] != FILE_MAGIC:
+            raise StreamProblem("magic", found=queue.peek(4).hex(" "))
+        yield from queue.u32()
+        version = yield from queue.u32()
+        if version != FILE_VERSION:
+            raise StreamProblem("version", found=version)
+        yield Header(channel=self.channel, direction="fwd", offset=0, size=8, version=version)
+
+    def _configuration(self) -> Steps:
+        queue, context = self.queue, self.context
+        self.item = "the configuration"
+        yield from queue.wait(1)
+        if queue.data[queue.pos] != ItemType.CONFIGURATION:
+            return
+        start = queue.mark = queue.at
+        yield from queue.u8()
+        length = yield from queue.u32()
+        if length > MAX_MACHINE_NAME:
+            raise StreamProblem("length", what="a machine type", length=length, limit=MAX_MACHINE_NAME)
+        context.machine = checked((yield from queue.take(length)), "the machine type")
+        page_bits: int | None = None
+        capabilities: tuple[str, ...] | None = None
+        uuid: str | None = None
+        while name := (yield from self._configuration_subsection()):
+            if name == b"configuration/target-page-bits":
+                page_bits = yield from queue.u32()
+                if not 8 <= page_bits <= 16:
+                    raise StreamProblem("page-bits", found=page_bits)
+                context.know_page_size(1 << page_bits, "configuration")
+            elif name == b"configuration/capabilities":
+                capabilities = context.capabilities = yield from self._capabilities()
+            elif name == b"configuration/uuid":
+                uuid = str(UUID(bytes=(yield from queue.take(16))))
+            else:
+                raise StreamProblem("subsection", name=checked(name, "a subsection"), version=1)
+        if known := page_size_of_machine(context.machine):
+            context.know_page_size(known, "machine type")
+        yield Configuration(
+            channel=self.channel,
+            direction="fwd",
+            offset=start,
+            size=queue.at - start,
+            machine=context.machine,
+            page_bits=page_bits,
+            capabilities=capabilities,
+            uuid=uuid,
+        )
+
+    def _configuration_subsection(self) -> Generator[Event | None, None, bytes | None]:
+        """The name of the subsection that begins here, or None.
+
+        SUBSECTION is never a top-level item, so the byte alone decides. A stream may also end here.
+        """
+        queue = self.queue
+        while not queue.ensure(1):
+            if queue.closed:
+                return None
+            yield None
+        if queue.data[queue.pos] != ItemType.SUBSECTION:
+            return None
+        queue.mark = queue.at
+        yield from queue.u8()
+        name = yield from queue.take((yield from queue.u8()))
+        if not name.startswith(SUBSECTION_PREFIX_CONFIGURATION):
+            raise StreamProblem("string-text", what="a subsection of the configuration", found=name.hex(" "))
+        yield from queue.u32()
+        return name
+
+    def _capabilities(self) -> Generator[Event | None, None, tuple[str, ...]]:
+        count = yield from self.queue.u32()
+        if count > MAX_CAPABILITIES:
+            raise StreamProblem("count", what="capabilities", count=count, limit=MAX_CAPABILITIES)
+        names: list[str] = []
+        for _ in range(count):
+            length = yield from self.queue.u8()
+            names.append(checked((yield from self.queue.take(length)), "a capability"))
+        return tuple(names)
+
+    # ------------------------------------------------------------ items
+
+    def _items(self, limit: int | None) -> Steps:
+        """Items up to the EOF, or up to wire offset `limit`, where a package ends."""
+        queue = self.queue
+        while True:
+            if limit is not None and queue.at >= limit:
+                if queue.at > limit:
+                    raise StreamProblem("package-end", item=self.item)
+                return
+            self.item = "between sections"
+            if not queue.ensure(1):
+                yield from queue.wait(1)
+            queue.mark = queue.at
+            kind = queue.data[queue.pos]
+            if kind in (ItemType.SECTION_PART, ItemType.SECTION_END):
+                yield from self._continued(ItemType(kind))
+            elif kind in (ItemType.SECTION_START, ItemType.SECTION_FULL):
+                yield from self._announced(ItemType(kind), limit)
+            elif kind == ItemType.COMMAND:
+                yield from self._command(limit)
+            elif kind == ItemType.EOF:
+                yield from queue.u8()
+                self.finished = True
+                self.item = "behind the end of the stream"
+                yield EndOfStream(channel=self.channel, direction="fwd", offset=queue.mark, size=1)
+                return
+            else:
+                raise StreamProblem("item-type", found=kind)
+
+    def _announced(self, kind: ItemType, limit: int | None) -> Steps:
+        """A START or FULL: its header says what it is."""
+        queue, context = self.queue, self.context
+        start = queue.at
+        self.item = f"the header of a {KINDS[kind]} section"
+        yield from queue.wait(6)
+        length = 14 + queue.data[queue.pos + 5]
+        yield from queue.wait(length)
+        header = bytes(queue.data[queue.pos : queue.pos + length])
+        section_id, instance_id, version_id = (
+            U32.unpack_from(header, at)[0] for at in (1, length - 8, length - 4)
+        )
+        idstr = checked(header[6:-8], f"the name of section {section_id}")
+        known = context.sections.get(section_id)
+        if known is not None and known.idstr != idstr:
+            raise StreamProblem("section-id-reused", section_id=section_id, idstr=idstr, earlier=known.idstr)
+        if len(context.sections) >= MAX_SECTIONS:
+            raise StreamProblem("count", what="sections", count=MAX_SECTIONS + 1, limit=MAX_SECTIONS)
+        queue.advance(length)
+        facts = context.sections[section_id] = SectionFacts(section_id, idstr, instance_id, version_id)
+        self.item = f"section {idstr} instance {instance_id} ({KINDS[kind]})"
+        if kind == ItemType.SECTION_FULL:
+            yield from self.devices.section(queue, facts, header, limit)
+        else:
+            yield from self._live(kind, facts, start, limit)
+
+    def _continued(self, kind: ItemType) -> Steps:
+        """A PART or END of a section that has been announced."""
+        queue = self.queue
+        start = queue.at
+        if not queue.ensure(5):
+            yield from queue.wait(5)
+        (section_id,) = U32.unpack_from(queue.data, queue.pos + 1)
+        facts = self.context.sections.get(section_id)
+        if facts is None:
+            raise StreamProblem("section-unknown", kind=KINDS[kind], section_id=section_id)
+        queue.advance(5)
+        self.item = f"section {facts.idstr} instance {facts.instance_id} ({KINDS[kind]})"
+        yield from self._live(kind, facts, start, None)
+
+    # ------------------------------------------------------------ live sections
+
+    def _live(self, kind: ItemType, facts: SectionFacts, start: int, limit: int | None) -> Steps:
+        if facts.idstr == RAM_IDSTR:
+            yield from self._ram(kind, facts, start)
+            return
+        reader = live_section(facts.idstr)
+        provisional = reader is None
+        if reader is not None:
+            try:
+                yield from reader(self.queue, kind)
+                yield from self._footer(facts)
+            except StreamProblem as problem:
+                yield self.undecodable(problem)
+                provisional = True
+        if provisional:
+            yield from find_end(self.queue, facts, bytearray(), self.context, self.devices.seen, limit)
+        yield LiveSection(
+            channel=self.channel,
+            direction="fwd",
+            offset=start,
+            size=self.queue.at - start,
+            section_type=KINDS[kind],
+            section_id=facts.section_id,
+            idstr=facts.idstr,
+            instance_id=facts.instance_id,
+            version_id=facts.version_id,
+            footer=bool(self.context.footers),
+            provisional=provisional,
+        )
+
+    def _ram(self, kind: ItemType, facts: SectionFacts, start: int) -> Steps:
+        queue, ram, memory = self.queue, self.ram, self.context.memory
+        if facts.version_id != RAM_VERSION:
+            raise StreamProblem("ram-version", found=facts.version_id)
+        last = kind == ItemType.SECTION_END and memory.count_passes
+        if last and memory.pass_tallies:  # QEMU looks for dirty pages once more before the last ones
+            yield ram.end_pass(start, final=False)
+        yield from ram.payload(start=kind == ItemType.SECTION_START)
+        end = queue.at
+        yield from self._footer(facts)
+        counts, blocks = summary(ram.section_tallies)
+        yield RamSection(
+            channel=self.channel,
+            direction="fwd",
+            offset=start,
+            size=queue.at - start,
+            section_type=KINDS[kind],
+            section_id=facts.section_id,
+            idstr=facts.idstr,
+            instance_id=facts.instance_id,
+            version_id=facts.version_id,
+            footer=bool(self.context.footers),
+            iteration=memory.iteration,
+            counts=counts,
+            blocks=blocks,
+            multifd_flushes=ram.flushes,
+        )
+        if last:
+            yield ram.end_pass(end, final=True)
+
+    def _footer(self, facts: SectionFacts) -> Steps:
+        """The footer of a section whose payload has a known end; the first tells whether there are any."""
+        queue, context = self.queue, self.context
+        queue.mark = queue.at
+        self.at_footer = True
+        if context.footers is None:
+            while not queue.ensure(1):
+                if queue.closed:
+                    return
+                yield None
+            context.footers = queue.data[queue.pos] == ItemType.SECTION_FOOTER
+        if not context.footers:
+            self.at_footer = False
+            return
+        if not queue.ensure(5):
+            yield from queue.wait(5)
+        self.at_footer = False
+        found = queue.data[queue.pos], U32.unpack_from(queue.data, queue.pos + 1)[0]
+        if found != (ItemType.SECTION_FOOTER, facts.section_id):
+            raise StreamProblem("footer", section_id=facts.section_id, found=queue.peek(5).hex(" "))
+        queue.advance(5)
+
+    # ------------------------------------------------------------ commands
+
+    def _command(self, limit: int | None) -> Steps:
+        queue = self.queue
+        start = queue.at
+        self.item = "a command"
+        yield from queue.wait(5)
+        yield from queue.u8()
+        number = yield from queue.u16()
+        length = yield from queue.u16()
+        entry = COMMANDS.get(number)
+        payload = yield from queue.take(length)
+        if entry is None:
+            yield self._finding(start, "command", number)
+            return
+        self.item = f"command {entry.name}"
+        if not entry.least <= length <= entry.most:
+            raise StreamProblem("command-length", name=entry.name, length=length, expected=entry.least)
+        arguments = entry.arguments(payload)
+        yield CommandSent(
+            channel=self.channel,
+            direction="fwd",
+            offset=start,
+            size=queue.at - start,
+            command=number,
+            name=entry.name,
+            arguments=arguments,
+        )
+        yield from self._obey(Command(number), arguments, limit)
+
+    def _obey(self, command: Command, arguments: Arguments, limit: int | None) -> Steps:
+        """What a command changes for the bytes that follow."""
+        context, queue = self.context, self.queue
+        if command == Command.OPEN_RETURN_PATH:
+            context.return_path = True
+        elif command == Command.ENABLE_COLO:
+            context.colo = True
+        elif command == Command.POSTCOPY_ADVISE and isinstance(size := arguments.get("page_size"), int):
+            if size not in PAGE_SIZES:
+                raise StreamProblem("page-size-advised", found=size)
+            context.know_page_size(size, "POSTCOPY_ADVISE")
+        elif command == Command.POSTCOPY_LISTEN:
+            context.postcopy = True
+            context.memory.count_passes = False
+            self.ram.forget_block()
+        elif command == Command.POSTCOPY_RESUME:
+            self.ram.forget_block()
+        elif command == Command.PACKAGED and isinstance(length := arguments.get("length"), int):
+            if limit is not None:
+                raise StreamProblem("package-depth")
+            yield Package(channel=self.channel, direction="fwd", offset=queue.at, size=length, length=length)
+            yield from self._items(queue.at + length)
+
+    # ------------------------------------------------------------ description
+
+    def _description(self) -> Steps:
+        """The JSON behind the EOF, if it comes, and the device state that it explains."""
+        queue = self.queue
+        while not queue.ensure(1):
+            if queue.closed:
+                return
+            yield None
+        if queue.data[queue.pos] != ItemType.VMDESCRIPTION:
+            return
+        start = queue.mark = queue.at
+        self.item = "the description"
+        yield from queue.wait(5)
+        (length,) = U32.unpack_from(queue.data, queue.pos + 1)
+        if length > MAX_DESCRIPTION:
+            raise StreamProblem("length", what="a description", length=length, limit=MAX_DESCRIPTION)
+        queue.advance(5)
+        text = bytearray()
+        while len(text) < length:
+            if not (some := queue.take_some(length - len(text))):
+                queue.check_hole()
+                yield None
+            text += some
+        self.item = "behind the description"
+        description = Description.parse(bytes(text))
+        self.described = True
+        yield DescriptionFound(
+            channel=self.channel,
+            direction="fwd",
+            offset=start,
+            size=queue.at - start,
+            page_size=description.page_size,
+            devices=len(description.devices),
+            text=bytes(text),
+        )
+        if description.page_size and self.context.page_size not in (None, description.page_size):
+            yield self._finding(start, "page-size-described", description.page_size)
+        yield from self.devices.describe(description)
+        self.devices.release()
+
+    # ------------------------------------------------------------ what is wrong
+
+    def undecodable(self, problem: StreamProblem) -> Undecodable:
+        """The event for a problem at the record that is being read."""
+        return Undecodable(
+            channel=self.channel,
+            direction="fwd",
+            offset=self.queue.mark,
+            size=max(0, self.queue.at - self.queue.mark),
+            code=problem.code,
+            message=problem.text,
+            where=self.where,
+        )
+
+    def _finding(self, offset: int, code: str, number: int) -> Finding:
+        problem = StreamProblem(code, found=number, command=number, used=self.context.page_size)
+        return Finding(
+            channel=self.channel,
+            direction="fwd",
+            offset=offset,
+            size=self.queue.at - offset,
+            severity="warn",
+            code=code,
+            message=problem.text,
+        )

@@ -1,0 +1,17 @@
+"""Names from the wire as text."""
+
+from migsniff.core.errors import StreamProblem
+
+
+def readable(name: bytes) -> str:
+    """A name as text of one line: bytes that are not printable ASCII become backslash escapes."""
+    return "".join(chr(b) if 0x20 <= b < 0x7F and b != 0x5C else f"\\x{b:02x}" for b in name)
+
+
+def checked(name: bytes, what: str) -> str:
+    """A name that QEMU writes in printable ASCII; StreamProblem if it is anything else."""
+    if not name:
+        raise StreamProblem("string-empty", what=what)
+    if not all(0x20 <= b < 0x7F for b in name):
+        raise StreamProblem("string-text", what=what, found=readable(name))
+    return name.decode("ascii")

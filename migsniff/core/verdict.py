@@ -1,0 +1,137 @@
+"""How a migration ended, in one line: what was sent, who closed and how, what the return path said."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from migsniff.core.events import Direction, EndKind, Party
+
+if TYPE_CHECKING:
+    from migsniff.core.session import Connection
+
+HOW = {
+    "eof": "closed the connection",
+    "reset": "reset the connection",
+    "timeout": "vanished: the kernel gave up on the connection",
+    "closed": "closed the connection",
+    "refused": "could not be reached",
+    "error": "failed",
+}
+
+Judgement = tuple[bool, str, str, int]
+"""Fine or not, the outcome's name, the message, the wire offset of the main channel's end."""
+
+
+class ConnectionEnd(NamedTuple):
+    """How one direction ended; `order` counts over all connections of the migration."""
+
+    order: int
+    direction: Direction
+    how: EndKind
+    by: Party
+    error: str | None
+    offset: int
+    where: str
+
+    def __str__(self) -> str:
+        name = f" ({self.error})" if self.error else ""
+        return f"the {self.by} {HOW[self.how]}{name}"
+
+
+def judge(connections: Sequence["Connection"], looks_like: Callable[[bytes], str | None]) -> Judgement:
+    """The verdict on a migration from its connections, in order of accept."""
+    mains = [c for c in connections if c.main is not None]
+    if not mains:
+        return _without_main(connections, looks_like)
+    main = mains[-1]
+    assert main.main is not None
+    decoder = main.decoders["fwd"]
+    offset = decoder.queue.wire_end
+    first = _first_end(connections)
+    shut = main.return_path.shut if main.return_path else None
+    ending = _ending(main, first, shut)
+    if decoder.problem is not None:
+        return (
+            False,
+            "undecodable",
+            f"{decoder.problem.text}, at offset {decoder.queue.mark} of {main.name}",
+            offset,
+        )
+    if main.main.finished and decoder.steps is None:
+        return _finished(main, first, shut, ending, offset)
+    place = f"at offset {offset} of {main.name}, in {decoder.where}"
+    if main.main.finished and not main.main.described:
+        if decoder.where.startswith("behind the end"):
+            return _finished(main, first, shut, ending, offset)
+        return False, "truncated", f"the stream ends {place}; {ending}", offset
+    if first is None:
+        return False, "truncated", f"the stream ends {place}", offset
+    if first.how == "refused":
+        return False, "refused", f"{first}, {place}", offset
+    if shut:
+        return False, "failed", f"the destination reported an error, {place}; {ending}", offset
+    if first.by == "destination":
+        early = not main.main.context.memory.records
+        outcome = "refused" if early else ("reset" if first.how == "reset" else "failed")
+        return False, outcome, f"{first}, {place}; {_said(main, shut)}", offset
+    if first.by == "source" and first.how == "eof" and main.main.between_iterations:
+        return False, "cancelled", f"the source ended the migration {place}; {_said(main, shut)}", offset
+    outcome = "reset" if first.how == "reset" else "truncated"
+    return False, outcome, f"{first} {place}; {_said(main, shut)}", offset
+
+
+def _without_main(
+    connections: Sequence["Connection"], looks_like: Callable[[bytes], str | None]
+) -> Judgement:
+    names = [c.name for c in connections if c.role == "tls"]
+    if names:
+        counted = sum(c.queues["fwd"].wire_end for c in connections)
+        return True, "opaque", f"TLS: {counted} bytes were forwarded and cannot be decoded", counted
+    for connection in connections:
+        if connection.head:
+            found = looks_like(connection.head)
+            begins = f"it begins with {connection.head[:8].hex(' ')}"
+            what = f"this looks like {found}" if found else begins
+            return False, "not-a-stream", f"no QEMU migration stream: {what}", 0
+    return False, "empty", "nothing was sent", 0
+
+
+def _finished(
+    main: "Connection", first: ConnectionEnd | None, shut: int | None, ending: str, offset: int
+) -> Judgement:
+    """The whole stream was sent."""
+    if shut:
+        return (
+            False,
+            "failed",
+            f"the whole stream was sent, then the destination reported an error; {ending}",
+            offset,
+        )
+    if shut == 0:
+        return True, "completed", "completed: the destination confirmed that it runs", offset
+    if first is not None and first.by == "destination" and first.how in ("reset", "error"):
+        return False, "failed", f"the whole stream was sent, then {ending}", offset
+    assert main.main is not None
+    if main.main.context.return_path and first is not None and first.by == "destination":
+        return False, "failed", f"the whole stream was sent, then {ending}", offset
+    return True, "completed", "completed: the whole stream was sent (no return path to confirm it)", offset
+
+
+def _ending(main: "Connection", first: ConnectionEnd | None, shut: int | None) -> str:
+    return f"{first}; {_said(main, shut)}" if first else _said(main, shut)
+
+
+def _said(main: "Connection", shut: int | None) -> str:
+    """What the return path said."""
+    assert main.main is not None
+    if shut is not None:
+        return f"the return path said SHUT {shut}"
+    if not main.main.context.return_path:
+        return "there is no return path"
+    return "the return path said no SHUT"
+
+
+def _first_end(connections: Sequence["Connection"]) -> ConnectionEnd | None:
+    """Who ended first, leaving out what the proxy passed on."""
+    ends = sorted((end for c in connections for end in c.ends), key=lambda end: end.order)
+    own = [end for end in ends if end.by != "proxy"]
+    return own[0] if own else (ends[0] if ends else None)
