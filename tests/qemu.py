@@ -49,6 +49,10 @@ def system_version() -> str | None:
     return found and found[1]
 
 
+SYSTEM = system_version() or "7.2"
+"""The version to ask for where any will do."""
+
+
 def missing(version: str, arch: str = "x86_64") -> str | None:
     """Why this QEMU cannot be run here, None if it can."""
     program = f"qemu-system-{arch}"

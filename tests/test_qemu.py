@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 
-from tests.qemu import Folder, Migration, Qemu, QmpError, Result, poll, require, system_version
+from tests.qemu import SYSTEM, Folder, Migration, Qemu, QmpError, Result, poll, require
 from tests.relays import Proxy, Recorder
 
-SYSTEM = system_version() or "7.2"
 VERSIONS = ("5.2", "7.2", "10.0", "11.1")
 SLOW = {"max-bandwidth": 20_000_000}  # a migration that is still busy when something happens to it
 

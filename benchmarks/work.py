@@ -1,0 +1,78 @@
+"""What every benchmark is given: where to work, how often, and the streams, real ones made once and kept."""
+
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from tests.qemu import SYSTEM, Migration
+from tests.relays import Recorder
+
+N = TypeVar("N", bound=Hashable)
+T = TypeVar("T")
+
+
+@dataclass
+class Work:
+    """`folder` is kept from run to run; `rounds` is how often each competitor has its turn."""
+
+    folder: Path
+    rounds: int = 5
+    script: Path | None = None
+    stream: Path | None = None
+    python: str = sys.executable
+    scratch: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.scratch = self.folder / f"run-{os.getpid()}"
+
+    def big(self) -> Path:
+        """A real precopy stream of 0.7 GB and more: a guest that keeps dirtying 1500 MiB."""
+        return self.stream or self._made("big", workload=1500, mem=2048, params={"downtime-limit": 5000})
+
+    def small(self) -> Path:
+        """The same of a guest five times smaller, for what a page costs without what starting up costs."""
+        return self._made("small", workload=300, mem=512, params={"downtime-limit": 5000})
+
+    def xbzrle(self) -> Path:
+        """A real stream of millions of XBZRLE records of a few bytes each."""
+        params = {"max-bandwidth": 60_000_000, "downtime-limit": 20}
+        return self._made("xbzrle", workload=48, caps=["xbzrle"], params=params, enough=100_000_000)
+
+    def _made(self, name: str, *, enough: int = 0, **guest: object) -> Path:
+        path = self.folder / f"{name}-{SYSTEM}.stream"
+        if not path.exists():
+            print(f"recording {path} ...", file=sys.stderr)
+            self._record(path, enough, guest)
+        return path
+
+    def _record(self, path: Path, enough: int, guest: dict[str, object]) -> None:
+        with Migration(SYSTEM, **guest) as migration, Recorder(self.scratch, migration.listen()) as recorder:  # type: ignore[arg-type]
+            migration.start(f"tcp:{recorder.where}")
+            recorded = self.scratch / "connection-0.fwd"
+            if enough:  # it does not end by itself: until then it goes over its memory again and again
+                while migration.source.execute("query-migrate")["ram"]["transferred"] < enough:
+                    time.sleep(0.05)
+                migration.source.execute("migrate-set-parameters", **{"downtime-limit": 100_000})
+            migration.wait(300)
+            recorder.recorded()
+            recorded.rename(path)
+
+
+def in_turn(rounds: int, competitors: Mapping[N, Callable[[], T]]) -> dict[N, list[T]]:
+    """Run each competitor `rounds` times, taking turns, so that what else the machine does hits all."""
+    results: dict[N, list[T]] = {name: [] for name in competitors}
+    for number in range(rounds):
+        for name, run in competitors.items():
+            print(f"  round {number + 1}/{rounds}: {name}", file=sys.stderr)
+            results[name].append(run())
+    return results
+
+
+def median(values: Iterable[float]) -> float:
+    return statistics.median(values)
