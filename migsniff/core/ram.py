@@ -32,8 +32,13 @@ from migsniff.core.wire import (
     RamFlag,
 )
 
-KINDS = RamFlag.ZERO | RamFlag.PAGE | RamFlag.XBZRLE | RamFlag.COMPRESS_PAGE
+# Plain numbers: an operation on an enumeration's members costs as much as decoding a record.
+ZERO, PAGE, XBZRLE = int(RamFlag.ZERO), int(RamFlag.PAGE), int(RamFlag.XBZRLE)
+EOS, MULTIFD_FLUSH = int(RamFlag.EOS), int(RamFlag.MULTIFD_FLUSH)
+CONTINUE, HOOK = int(RamFlag.CONTINUE), int(RamFlag.HOOK)
+KINDS = ZERO | PAGE | XBZRLE | int(RamFlag.COMPRESS_PAGE)
 WORD = 8
+FEW = 8  # records up to which counting them one by one is faster
 
 
 class RamReader:
@@ -114,9 +119,7 @@ class RamReader:
         whole = queue.kept == "all"
         page_step = WORD + page_size if whole else WORD
         mask = page_size - 1
-        page, zero, xbzrle = (
-            int(kind | RamFlag.CONTINUE) for kind in (RamFlag.PAGE, RamFlag.ZERO, RamFlag.XBZRLE)
-        )
+        page, zero, xbzrle = PAGE | CONTINUE, ZERO | CONTINUE, XBZRLE | CONTINUE
         unpack, unpack_xbzrle = U64.unpack_from, XBZRLE_HEADER.unpack_from
         words = array("Q")
         lengths = array("Q")
@@ -151,23 +154,25 @@ class RamReader:
             return
         if whole:
             if pos > end:  # the contents of the last record have not all come
-                if words.pop() & RamFlag.XBZRLE:
+                if words.pop() & XBZRLE:
                     lengths.pop()
                 pos = before
         elif not self._contents_complete(words, lengths):
-            if words.pop() & RamFlag.XBZRLE:
+            if words.pop() & XBZRLE:
                 lengths.pop()
             pos = before
-        if words:
+        if len(words) > FEW or (self.context.want_contents and words):
             self._commit(words, lengths, pos)
+        elif words:
+            self._commit_few(words, lengths)
 
     def _contents_complete(self, words: "array[int]", lengths: "array[int]") -> bool:
         """In a stripped capture: whether all contents of these records had come when they were saved."""
         queue = self.queue
-        normal = int(np.count_nonzero(np.frombuffer(words, np.uint64) & np.uint64(RamFlag.PAGE)))
+        normal = int(np.count_nonzero(np.frombuffer(words, np.uint64) & np.uint64(PAGE)))
         contents = normal * self.memory.page_size + sum(lengths)
         left_out = queue.wire_end - queue.at - queue.size
-        if contents > left_out and not words[-1] & (RamFlag.PAGE | RamFlag.XBZRLE):
+        if contents > left_out and not words[-1] & (PAGE | XBZRLE):
             raise StreamProblem(
                 "hole", length=contents - left_out
             )  # only contents at the very end can be missing
@@ -186,10 +191,10 @@ class RamReader:
             headers, bodies = self._layout(batch[:keep], lengths)
             pos = queue.pos + int(headers.sum()) + (int(bodies.sum()) if queue.kept == "all" else 0)
             batch, pages = batch[:keep], pages[:keep]
-            lengths = lengths[: int(np.count_nonzero(batch & np.uint64(RamFlag.XBZRLE)))]
+            lengths = lengths[: int(np.count_nonzero(batch & np.uint64(XBZRLE)))]
             if not keep:
                 return  # `_record` finds it first in line, and refuses it with its place
-        normal = int(np.count_nonzero(batch & np.uint64(RamFlag.PAGE)))
+        normal = int(np.count_nonzero(batch & np.uint64(PAGE)))
         start = queue.at
         if queue.kept == "all":
             size = pos - queue.pos
@@ -209,6 +214,44 @@ class RamReader:
             self._events.append(self._pages_event(block, batch, lengths, start, pos))
         queue.advance(pos - queue.pos)
         queue.at = start + size
+
+    def _commit_few(self, words: "array[int]", lengths: "array[int]") -> None:
+        """What `_commit` does, for so few records that arrays would cost more than they save."""
+        block, queue, page_size = self.block, self.queue, self.memory.page_size
+        assert block is not None
+        whole = queue.kept == "all"
+        deltas = iter(lengths)
+        at, stepped = queue.at, 0
+        for word in words:
+            if word // page_size >= block.page_count:
+                break  # `_record` finds it first in line, and refuses it with its place
+            kind, header, body = "zero", WORD + 1, 0
+            if word & PAGE:
+                kind, header, body = "normal", WORD, page_size
+            elif word & XBZRLE:
+                kind, header, body = "xbzrle", WORD + 3, next(deltas)
+            if ended := self._count_one(block, word // page_size, kind, header + body, at):
+                self._events.append(ended)
+            if body and whole and queue.omitted is not None:
+                queue.omitted.append((at + header, at + header + body))
+            at += header + body
+            stepped += header + body if whole else header
+        queue.advance(stepped)
+        queue.at = at
+
+    def _count_one(self, block: GuestBlock, page: int, kind: str, size: int, at: int) -> DirtySync | None:
+        """Count one record of `size` bytes at wire offset `at`; returns the pass that ended before it."""
+        memory = self.memory
+        ended = self.end_pass(at, final=False) if memory.pass_ends_before(block, page) else None
+        tally = self.tallies.get(block)
+        if tally is None:
+            tally = self.tallies[block] = Tally()
+        setattr(tally, kind, getattr(tally, kind) + 1)
+        tally.bytes += size
+        tally.resent += memory.mark_one(block, page)
+        tally.span(page * memory.page_size, page * memory.page_size)
+        memory.position = (block.index, page)
+        return ended
 
     def _count(
         self, block: GuestBlock, pages: NDArray[np.uint64], normal: int, xbzrle: int, size: int
@@ -248,8 +291,8 @@ class RamReader:
             elif not memory.ordered:  # one page of the run may be the first that comes again
                 high = low + memory.repeats_at(block, pages[low:high])
             run = batch[low:high]
-            normal = int(np.count_nonzero(run & np.uint64(RamFlag.PAGE)))
-            xbzrle = int(np.count_nonzero(run & np.uint64(RamFlag.XBZRLE)))
+            normal = int(np.count_nonzero(run & np.uint64(PAGE)))
+            xbzrle = int(np.count_nonzero(run & np.uint64(XBZRLE)))
             self._count(block, pages[low:high], normal, xbzrle, int(ends[high - 1]) - at)
             cuts = cuts[1:] if high == cuts[1] else [high, *cuts[1:]]
 
@@ -257,12 +300,12 @@ class RamReader:
         self, batch: NDArray[np.uint64], lengths: "array[int]"
     ) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
         """Bytes of header and of contents of each record of a batch."""
-        normal = (batch & np.uint64(RamFlag.PAGE)) != 0
+        normal = (batch & np.uint64(PAGE)) != 0
         headers = np.full(len(batch), WORD, np.uint64)
-        headers[(batch & np.uint64(RamFlag.ZERO)) != 0] = WORD + 1
+        headers[(batch & np.uint64(ZERO)) != 0] = WORD + 1
         bodies = normal * np.uint64(self.memory.page_size)
         if lengths:
-            delta = (batch & np.uint64(RamFlag.XBZRLE)) != 0
+            delta = (batch & np.uint64(XBZRLE)) != 0
             headers[delta] = WORD + 3
             bodies[delta] = np.frombuffer(lengths, np.uint64)[: int(np.count_nonzero(delta))]
         return headers, bodies
@@ -304,10 +347,10 @@ class RamReader:
             yield from queue.wait(WORD)
         queue.mark = queue.at
         (word,) = U64.unpack_from(queue.data, queue.pos)
-        if word == RamFlag.EOS:
+        if word == EOS:
             queue.advance(WORD)
             return False
-        if word == RamFlag.MULTIFD_FLUSH:
+        if word == MULTIFD_FLUSH:
             queue.advance(WORD)
             self.flushes += 1
             return True
@@ -327,12 +370,12 @@ class RamReader:
         flags = word & (memory.page_size - 1)
         kind = flags & KINDS
         encoding = PAGE_ENCODINGS.get(kind)
-        if flags & RamFlag.HOOK:
+        if flags & HOOK:
             raise StreamProblem("ram-hook")
-        if encoding is None or flags & ~(KINDS | RamFlag.CONTINUE):
+        if encoding is None or flags & ~(KINDS | CONTINUE):
             raise StreamProblem("ram-flags", flags=flags)
         header = WORD
-        if not flags & RamFlag.CONTINUE:
+        if not flags & CONTINUE:
             yield from queue.wait(WORD + 1)
             header += 1 + queue.data[queue.pos + WORD]
             yield from queue.wait(header)
@@ -377,16 +420,8 @@ class RamReader:
             yield from queue.contents(length)
         if encoding.kind == "compressed":
             memory.ordered = False
-        if memory.pass_ends_before(block, page):
-            yield self.end_pass(start, final=False)
-        tally = self.tallies.get(block)
-        if tally is None:
-            tally = self.tallies[block] = Tally()
-        setattr(tally, encoding.kind, getattr(tally, encoding.kind) + 1)
-        tally.bytes += header + length
-        tally.resent += memory.mark_one(block, page)
-        tally.span(page * memory.page_size, page * memory.page_size)
-        memory.position = (block.index, page)
+        if ended := self._count_one(block, page, encoding.kind, header + length, start):
+            yield ended
         self.where = ""
 
     def _block_named(self, name: bytes) -> GuestBlock:
