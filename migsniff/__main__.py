@@ -1,0 +1,7 @@
+"""python -m migsniff"""
+
+import sys
+
+from migsniff.cli import main
+
+sys.exit(main())

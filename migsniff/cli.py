@@ -1,0 +1,254 @@
+"""Arguments and exit codes; what the commands do is elsewhere.
+
+Exit codes: 0 the stream is fine, 1 it is bad (truncated and cancelled too) or cannot be read, 2 usage, 3 and
+up a bug of migsniff. The proxy exits with the worst it saw.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+import migsniff
+from migsniff.core.errors import CaptureError, UsageError
+from migsniff.show.log import LogOptions
+
+FINE, BAD, USAGE, BUG = 0, 1, 2, 3
+COMMANDS = ("proxy", "read", "info", "analyze", "demo")
+SIZES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line; returns the exit code."""
+    arguments = _with_command(list(sys.argv[1:] if argv is None else argv))
+    try:
+        options = _parser().parse_args(arguments)
+    except SystemExit as end:
+        return int(end.code or 0)
+    try:
+        return _run(options)
+    except UsageError as error:
+        print(f"migsniff: {error}", file=sys.stderr)
+        return USAGE
+    except CaptureError as error:
+        print(f"migsniff: {error}", file=sys.stderr)
+        return BAD
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the interpreter complains when it ends
+        return FINE
+    except KeyboardInterrupt:
+        return 130
+    except Exception as bug:
+        print(f"migsniff: a bug, please report it: {type(bug).__name__}: {bug}", file=sys.stderr)
+        if os.environ.get("MIGSNIFF_TRACEBACK"):
+            raise
+        return BUG
+
+
+def _with_command(arguments: list[str]) -> list[str]:
+    """Put in the command that is left out: read with -r, as in tshark, otherwise proxy."""
+    if not arguments or arguments[0] in (*COMMANDS, "-h", "--help", "--version"):
+        return arguments or ["--help"]
+    if not arguments[0].startswith("-"):
+        return arguments
+    reads = any(
+        a == "-r" or a == "--read-file" or (a.startswith("-r") and not a.startswith("--")) for a in arguments
+    )
+    return ["read" if reads else "proxy", *arguments]
+
+
+def _run(options: argparse.Namespace) -> int:
+    # each command brings its own needs: `migsniff read` loads neither asyncio nor the terminal library
+    if options.command == "proxy":
+        from migsniff.proxy import serve
+
+        return serve(options, log_options(options))
+    if options.command == "read":
+        from migsniff.offline import read
+
+        return read(options.file, log_options(options), most=options.size)
+    if options.command == "info":
+        from migsniff.offline import info
+
+        return info(options.file, as_json=options.format == "json")
+    if options.command == "demo":
+        from migsniff.demo import demo
+
+        return demo(options)
+    from migsniff.analyze import analyze
+
+    return analyze(options)
+
+
+# ---------------------------------------------------------------- arguments
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="migsniff",
+        description="Wireshark for QEMU live migration: forward, decode, show and record migration streams.",
+        epilog="Without a command: proxy, or read if -r is given.",
+    )
+    parser.add_argument("--version", action="version", version=f"migsniff {migsniff.__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_proxy(commands.add_parser("proxy", help="stand between source and destination (the default)"))
+    _add_read(commands.add_parser("read", help="print what the live log printed, from a capture or a dump"))
+    _add_info(commands.add_parser("info", help="one screen about a capture or a dump"))
+    _add_analyze(commands.add_parser("analyze", help="what QEMU's scripts/analyze-migration.py prints"))
+    _add_demo(commands.add_parser("demo", help="a real migration through the proxy, to see what it shows"))
+    return parser
+
+
+def _add_proxy(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Forward migrations from --listen to --forward, decode them and save captures. Whoever connects to the "
+        "listening port reaches QEMU's incoming socket, which serves one migration: see --allow."
+    )
+    end = "PORT, HOST:PORT, [IPv6]:PORT, tcp:HOST:PORT or unix:PATH"
+    parser.add_argument(
+        "--listen",
+        action="append",
+        required=True,
+        metavar="ENDPOINT",
+        help=f"where the source connects: {end}; port 0 picks one",
+    )
+    parser.add_argument(
+        "--forward",
+        action="append",
+        required=True,
+        metavar="ENDPOINT",
+        help="where the destination waits; repeat both for more pairs",
+    )
+    parser.add_argument(
+        "--allow",
+        action="append",
+        default=[],
+        metavar="NETWORK",
+        help="admit only sources in this network (repeatable)",
+    )
+    parser.add_argument(
+        "--loop", choices=("uvloop", "asyncio"), default="uvloop", help="event loop (default: uvloop)"
+    )
+    parser.add_argument(
+        "--no-decode", action="store_true", help="only forward, and save everything if --ram keep is given"
+    )
+    saving = parser.add_argument_group("saving")
+    saving.add_argument(
+        "-w", "--write", default="captures", metavar="DIR", help="where captures go (default: captures)"
+    )
+    saving.add_argument("--no-save", action="store_true", help="keep no captures")
+    saving.add_argument(
+        "--ram",
+        choices=("strip", "keep"),
+        default="strip",
+        help="strip: no guest memory on disk (default); keep: the wire's bytes",
+    )
+    view = parser.add_argument_group("showing")
+    view.add_argument(
+        "--log", action="store_true", help="the log instead of the live view, on a terminal too"
+    )
+    _add_log(parser)
+
+
+def _add_read(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Print a capture, a dump (migrate exec:cat>FILE, file:FILE) or standard input (-)."
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("file", nargs="?", metavar="CAPTURE|FILE|-")
+    source.add_argument("-r", "--read-file", dest="file", metavar="FILE", help="as in tshark")
+    _add_log(parser)
+
+
+def _add_info(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", metavar="CAPTURE|FILE|-")
+    parser.add_argument("-T", dest="format", choices=("text", "json"), default="text", help="output format")
+
+
+def _add_analyze(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Print device state or its description as QEMU's scripts/analyze-migration.py does."
+    parser.add_argument("-f", "--file", required=True, help="migration dump or capture to read from")
+    parser.add_argument("-m", "--memory", action="store_true", help="dump RAM contents as well")
+    parser.add_argument(
+        "-d", "--dump", choices=("state", "desc"), default="state", help="what to dump (default: state)"
+    )
+    parser.add_argument("-x", "--extract", action="store_true", help="extract contents into individual files")
+    parser.add_argument("--output-dir", default=".", metavar="DIR", help="where -x puts them (default: here)")
+
+
+def _add_demo(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Run a real migration between two QEMUs through the proxy; without QEMU, play a bundled capture through it."
+    parser.add_argument(
+        "--loop", choices=("uvloop", "asyncio"), default="uvloop", help="event loop (default: uvloop)"
+    )
+    parser.add_argument(
+        "--replay", action="store_true", help="play the bundled capture even if QEMU is there"
+    )
+    parser.add_argument("-w", "--write", default="captures", metavar="DIR", help="where the capture goes")
+    _add_log(parser)
+    parser.add_argument("--log", action="store_true", help="the log instead of the live view")
+
+
+def _add_log(parser: argparse.ArgumentParser) -> None:
+    log = parser.add_argument_group("log")
+    log.add_argument("-V", dest="verbose", action="store_true", help="print the field tree of each record")
+    log.add_argument(
+        "-T", dest="format", choices=("text", "json", "ndjson"), default="text", help="output format"
+    )
+    log.add_argument(
+        "-t",
+        dest="time_format",
+        choices=("ad", "r"),
+        default="r",
+        help="times: absolute with date, or relative (default)",
+    )
+    log.add_argument("-l", dest="flush_each", action="store_true", help="flush after each record")
+    log.add_argument("-c", dest="count", type=_positive, metavar="N", help="end the log after N records")
+    log.add_argument(
+        "-a",
+        dest="autostop",
+        action="append",
+        default=[],
+        type=_autostop,
+        metavar="duration:S|size:N",
+        help="end the log after S seconds of migration, or (when reading) N bytes of it, with suffix k, M, G",
+    )
+    log.add_argument("--section", action="append", metavar="NAME", help="only this section (repeatable)")
+    log.set_defaults(size=None)
+
+
+def log_options(options: argparse.Namespace) -> LogOptions:
+    """What the user asked of the log."""
+    stops = dict(options.autostop)
+    options.size = stops.get("size")
+    return LogOptions(
+        format=options.format,
+        verbose=options.verbose,
+        time_format=options.time_format,
+        flush_each=options.flush_each,
+        sections=set(options.section) if options.section else None,
+        count=options.count,
+        duration=stops.get("duration"),
+        prefix=options.command == "proxy" and len(options.listen) > 1,
+        color=sys.stdout.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb",
+    )
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return int(text)
+
+
+def _autostop(text: str) -> tuple[str, int]:
+    """duration:S in µs, or size:N in bytes."""
+    kind, _, value = text.partition(":")
+    try:
+        if kind == "duration" and float(value) > 0:
+            return kind, int(float(value) * 1e6)
+        if kind == "size":
+            unit = value[-1:].lower() if not value[-1:].isdecimal() else ""
+            size = int(value[: len(value) - len(unit)]) * SIZES[unit]
+            if size > 0:
+                return kind, size
+    except (ValueError, KeyError, OverflowError):
+        pass
+    raise argparse.ArgumentTypeError(f"{text!r} is neither duration:SECONDS nor size:BYTES")

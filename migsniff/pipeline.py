@@ -1,0 +1,63 @@
+"""Where the rooms meet: arrivals go into a session, its events to whoever shows them."""
+
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+
+from migsniff.core.events import Arrival, Chunk, Event, Verdict
+from migsniff.core.session import Session
+
+
+class Sink(Protocol):
+    """Something that events become visible in."""
+
+    def show(self, migration: str, time: int, event: Event) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Pipeline:
+    """One migration on its way from arrivals to sinks. `verdict` is there once `finish` has been exhausted."""
+
+    def __init__(self, migration: str, session: Session, sinks: Iterable[Sink]) -> None:
+        self.migration = migration
+        self.session = session
+        self.sinks = list(sinks)
+        self.time = 0
+        self.events = 0
+        self.verdict: Verdict | None = None
+
+    def feed(self, arrival: Arrival) -> Iterator[None]:
+        """Decode and show one arrival; yields behind each event, so that the caller may take turns."""
+        self.time = max(self.time, arrival.time)
+        return self.show(self.session.feed(arrival), arrival.time)
+
+    def finish(self) -> Iterator[None]:
+        """Decode and show what the end of the migration brings."""
+        return self.show(self.session.finish(), self.time)
+
+    def show(self, events: Iterable[Event], time: int) -> Iterator[None]:
+        """Show events of one moment."""
+        for event in events:
+            self.events += 1
+            if isinstance(event, Verdict):
+                self.verdict = event
+            for sink in self.sinks:
+                sink.show(self.migration, time, event)
+            yield
+
+
+def run(pipeline: Pipeline, arrivals: Iterable[Arrival], *, most: int | None = None) -> bool:
+    """Read all arrivals, or `most` bytes of them; False if a sink wanted no more before the end.
+
+    Raises what reading raises (CaptureError), after everything before it has been shown.
+    """
+    left = most
+    for arrival in arrivals:
+        if left is not None and isinstance(arrival, Chunk):
+            if left <= 0:
+                return False
+            left -= len(arrival.data)
+        for _ in pipeline.feed(arrival):
+            if all(getattr(sink, "ended", False) for sink in pipeline.sinks):
+                return False
+    return True

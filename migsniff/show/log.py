@@ -1,0 +1,94 @@
+"""The log: records in the wanted format, on their way to a file descriptor, up to where it was to stop."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from migsniff.core.events import Event
+from migsniff.show.json import JsonLog
+from migsniff.show.output import Output
+from migsniff.show.text import TextLog
+
+Format = Literal["text", "json", "ndjson"]
+
+
+@dataclass(frozen=True, slots=True)
+class LogOptions:
+    """What the user asked of the log. `count` records, `duration` µs of migration: then it ends."""
+
+    format: Format = "text"
+    verbose: bool = False
+    time_format: Literal["r", "ad"] = "r"
+    flush_each: bool = False
+    sections: set[str] | None = None
+    count: int | None = None
+    duration: int | None = None
+    prefix: bool = False
+    color: bool = False
+
+    @property
+    def fields(self) -> bool:
+        """Whether device state is to be decoded to fields: programs and -V want it."""
+        return self.verbose or self.format != "text"
+
+
+class Log:
+    """A show sink that writes the log to `target`.
+
+    `blocking`: a slow reader is waited for, as when a file is read; otherwise its records are dropped and
+    counted. `ended` is true once nobody reads any more, or what was asked for has been written.
+    """
+
+    def __init__(self, options: LogOptions, target: int, *, blocking: bool) -> None:
+        self._options = options
+        self._left = options.count
+        self._full = False
+        self._text: TextLog | None = None
+        self._sink: TextLog | JsonLog
+        if options.format == "text":
+            self._sink = self._text = TextLog(
+                self._write,
+                verbose=options.verbose,
+                time_format=options.time_format,
+                color=options.color,
+                sections=options.sections,
+                prefix=options.prefix,
+            )
+        else:
+            self._sink = JsonLog(
+                self._write,
+                options.format == "json",
+                sections=options.sections,
+                write_last=lambda text: self._output.write_last(text),
+            )
+        self._output = Output(
+            target, flush_each=options.flush_each, blocking=blocking, dropped=self._sink.dropped
+        )
+
+    @property
+    def ended(self) -> bool:
+        """Whether further records would go nowhere."""
+        return self._full or self._output.closed
+
+    def begins(self, migration: str, start_time: datetime | None) -> None:
+        """Time 0 of a migration, for absolute times."""
+        if self._text is not None and start_time is not None:
+            self._text.begins(migration, start_time)
+
+    def show(self, migration: str, time: int, event: Event) -> None:
+        """Write the record of one event."""
+        if self._options.duration is not None and time > self._options.duration:
+            self._full = True
+        if not self.ended:
+            self._sink.show(migration, time, event)
+
+    def close(self) -> None:
+        """End the log, and write what waits."""
+        self._sink.close()
+        self._output.close()
+
+    def _write(self, text: str) -> None:
+        self._output.write(text)
+        if self._left is not None:
+            self._left -= 1
+            self._full = self._left <= 0
