@@ -1,4 +1,4 @@
-"""A migration made by hand: the events of a small precopy with a return path, two passes and three devices."""
+"""A migration made by hand: a small precopy with a return path, two passes and three devices, as events."""
 
 from migsniff.core.events import (
     BlockPages,

@@ -4,17 +4,18 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from migsniff.core.events import Finding
+from migsniff.core.events import DirectionEnded, Finding
 from migsniff.show.fields import counts_text
 from migsniff.show.model import BlockStats, PassStats
 from migsniff.show.stats import MigrationStats
-from migsniff.show.words import escape, memory, name, number, rate, seconds, wire
+from migsniff.show.words import escape, memory, name, number, rate, seconds, several, wire
 
 LABEL_WIDTH: Final = 20
 BLOCKS_SHOWN: Final = 6
 PASSES_SHOWN: Final = 6
 DEVICES_SHOWN: Final = 6
 FINDINGS_SHOWN: Final = 8
+ENDS_SHOWN: Final = 4
 PASS_HEADINGS: Final = (
     "pass",
     "pages",
@@ -63,7 +64,7 @@ def info_lines(stats: MigrationStats, facts: Mapping[str, object]) -> list[str]:
     if stats.devices:
         lines += [f"Devices, the largest of {stats.devices}", *("  " + row for row in _device_rows(stats))]
     lines += _messages(stats)
-    lines += [_labelled("Ended", _end(stats, index)) for index in range(len(stats.ends))]
+    lines += _ends(stats)
     lines += finding_rows(stats, FINDINGS_SHOWN)
     return [*lines, _labelled("Verdict", verdict_text(stats))]
 
@@ -78,13 +79,16 @@ def totals(stats: MigrationStats) -> list[tuple[str, str]]:
         rows.append((f"  {name(channel)} {direction}", str(count)))
     if stats.blocks:
         counts = stats.counts
-        rows.append(("RAM", f"{memory(stats.ram_total)} in {len(stats.blocks)} blocks, {stats.pages} pages"))
+        blocks = several(len(stats.blocks), "block")
+        rows.append(("RAM", f"{memory(stats.ram_total)} in {blocks}, {number(stats.pages)} pages"))
         rows.append(("Pages sent", f"{counts.pages} ({counts_text(counts)}), {wire(counts.bytes)}"))
     for idstr, size in list(stats.live_sections.items())[:8]:
         rows.append((f"Section {name(idstr)}", wire(size)))
     if stats.devices:
         exact = f"{stats.exact_devices} exact" if stats.exact_devices else "provisional"
-        rows.append(("Device state", f"{stats.device_bytes} bytes of {stats.devices} devices, {exact}"))
+        rows.append(
+            ("Device state", f"{stats.device_bytes} bytes of {several(stats.devices, 'device')}, {exact}")
+        )
     if stats.switchover is not None and stats.elapsed:
         rows.append(("Switchover", f"at {stats.switchover / 1e6:.6f} s"))
         rows.append(("Downtime", downtime_text(stats)))
@@ -103,7 +107,7 @@ def verdict_text(stats: MigrationStats) -> str:
     """How it ended."""
     if stats.verdict is None:
         return f"none yet, in {escape(stats.phase)}"
-    return f"{stats.verdict.outcome.upper()}: {escape(stats.verdict.message)}"
+    return f"{name(stats.verdict.outcome.upper())}: {escape(stats.verdict.message)}"
 
 
 def block_rows(stats: MigrationStats, count: int) -> list[str]:
@@ -162,7 +166,7 @@ def pass_cells(row: PassStats) -> tuple[str, ...]:
         number(counts.xbzrle + counts.compressed),
         number(counts.resent),
         wire(counts.bytes),
-        "running" if row.ended is None else seconds(row.duration),
+        "running" if row.running else seconds(row.duration),
         number(row.dirty_rate),
         "final" if row.final else number(row.remaining),
     )
@@ -203,6 +207,8 @@ def _fact(value: object) -> str:
 def _qemu(stats: MigrationStats) -> list[str]:
     rows: list[tuple[str, str]] = []
     configuration = stats.configuration
+    if stats.postcopy:
+        rows.append(("Mode", "postcopy"))
     if configuration is not None:
         rows.append(("Machine", name(configuration.machine)))
         if configuration.capabilities:
@@ -228,8 +234,15 @@ def _messages(stats: MigrationStats) -> list[str]:
     return [_labelled("Return path", f"{text}; the last: {name(last.name)}{value}")]
 
 
-def _end(stats: MigrationStats, index: int) -> str:
-    end = stats.ends[index]
+def _ends(stats: MigrationStats) -> list[str]:
+    """How the directions ended: the main channel's, and of the others those that did not end in order."""
+    shown = [end for end in stats.ends if end.channel == "main" or end.how != "eof"][:ENDS_SHOWN]
+    lines = [_labelled("Ended", _end(end)) for end in shown]
+    others = len(stats.ends) - len(shown)
+    return [*lines, _labelled("", f"and {others} more, other channels")] if others else lines
+
+
+def _end(end: DirectionEnded) -> str:
     error = f" ({name(end.error)})" if end.error else ""
     where = f", in {escape(end.where)}" if end.where else ""
     return f"{name(end.channel)} {end.direction}: {end.how} from {end.by}{error} at {end.offset}{where}"

@@ -25,7 +25,7 @@ class BlockStats:
 
 @dataclass(slots=True)
 class PassStats:
-    """One pass over guest memory; `ended` is None for the one that runs.
+    """One pass over guest memory; `ended` is None for one that runs or was cut off.
 
     `dirty_rate`: pages a second that the guest dirtied, which is what this pass had to send for the time
     that the pass before it took. `remaining`: pages not sent yet, known in the first pass only.
@@ -38,6 +38,7 @@ class PassStats:
     dirty_rate: float | None = None
     remaining: int | None = None
     final: bool = False
+    running: bool = False
 
     @property
     def duration(self) -> int | None:
@@ -128,7 +129,7 @@ def pass_dict(row: PassStats) -> dict[str, object]:
         "dirty_rate": row.dirty_rate,
         "remaining": row.remaining,
         "final": row.final,
-        "running": row.ended is None,
+        "running": row.running,
     }
 
 

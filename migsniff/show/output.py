@@ -36,13 +36,18 @@ class Output:
         self._limit = limit
         self._flush_each = flush_each
         self._blocking = blocking
-        self._waiting: list[str] = []
+        self._records: list[str] = []
         self._held = 0
         self._lost = 0
         self._ending = False
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="migsniff-log", daemon=True)
         self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """Characters that wait for the thread."""
+        return self._held
 
     def write(self, text: str) -> None:
         """Hand over one record, whole."""
@@ -57,7 +62,7 @@ class Output:
     def write_last(self, text: str) -> None:
         """Hand over the end of the log: it is never dropped."""
         with self._changed:
-            self._report_lost(self._waiting)
+            self._report_lost(self._records)
             self._hand_over(text)
 
     def close(self, timeout: float = 2.0) -> bool:
@@ -74,7 +79,7 @@ class Output:
         if self.closed or self._ending:
             return
         before, self._held = self._held, self._held + len(text)
-        self._waiting.append(text)
+        self._records.append(text)
         # two moments matter to the thread: there is something, and it is time to stop gathering
         if not before or self._flush_each or before < self._limit // 2 <= self._held:
             self._changed.notify_all()
@@ -93,7 +98,7 @@ class Output:
                     self.error = error
                 with self._changed:
                     self.closed = True
-                    self._waiting, self._held = [], 0
+                    self._records, self._held = [], 0
                     self._changed.notify_all()
                 return
 
@@ -104,7 +109,7 @@ class Output:
             if not self._flush_each:
                 enough = self._limit // 2
                 self._changed.wait_for(lambda: self._held >= enough or self._ending, GATHER_SECONDS)
-            records, self._waiting, self._held = self._waiting, [], 0
+            records, self._records, self._held = self._records, [], 0
             self._report_lost(records)
             self._changed.notify_all()
             return records
@@ -115,7 +120,7 @@ class Output:
             self._target.flush()
             return
         data = memoryview(text.encode("utf-8", "backslashreplace"))
-        while data:
+        while data and not self.closed:
             try:
                 data = data[os.write(self._target, data) :]
             except BlockingIOError:  # whoever shares the descriptor made it non-blocking

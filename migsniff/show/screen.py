@@ -9,12 +9,13 @@ from rich.table import Table
 from rich.text import Text
 
 from migsniff.core.events import Undecodable
-from migsniff.show.info import PASS_HEADINGS, downtime_text, pass_cells, pass_line, share, shown_blocks
+from migsniff.show.info import PASS_HEADINGS, pass_cells, pass_line, share, shown_blocks
 from migsniff.show.stats import MigrationStats
 from migsniff.show.words import escape, memory, name, number, rate, seconds, wire
 
 LINES_COMPACT: Final = 3
 NAME_WIDTH: Final = 24
+DEVICE_WIDTH: Final = 36
 
 Now = Callable[[MigrationStats], int]
 
@@ -69,7 +70,7 @@ def _compact(running: Sequence[MigrationStats], height: int, now: Now) -> list[R
 
 
 def _line(text: str, style: str = "") -> Text:
-    return Text(text, style=style, no_wrap=True, overflow="ellipsis", end="")
+    return Text(text, style=style, no_wrap=True, overflow="ellipsis")
 
 
 def _title(stats: MigrationStats) -> Text:
@@ -132,9 +133,11 @@ def _devices(stats: MigrationStats, room: int) -> list[RenderableType]:
     last = list(stats.last_devices)
     for device in last[max(0, len(last) - room + 1) :]:
         since = "" if device.since is None else f"+{seconds(device.since)}"
-        lines.append(
-            _line(f"{name(device.name):<40} {device.size:>9} bytes {device.time / 1e6:>13.6f} s {since:>10}")
-        )
+        label = name(device.name)
+        if len(label) > DEVICE_WIDTH:
+            label = "..." + label[3 - DEVICE_WIDTH :]
+        at = f"{device.time / 1e6:>11.6f} s"
+        lines.append(_line(f"{label:<{DEVICE_WIDTH}} {device.size:>8} bytes at {at} {since:>9}"))
     return lines
 
 
@@ -143,7 +146,8 @@ def _switchover(stats: MigrationStats, now: int) -> Text:
     at = f"switchover at {stats.switchover / 1e6:.3f} s"
     if stats.downtime is None:
         return _line(f"{at}, {seconds(max(0, now - stats.switchover))} ago", "bold yellow")
-    return _line(f"{at}, downtime {downtime_text(stats)}", "bold yellow")
+    downtime, sign = stats.downtime
+    return _line(f"{at}, downtime {seconds(downtime)}, until {sign}", "bold yellow")
 
 
 def _findings(stats: MigrationStats) -> list[RenderableType]:

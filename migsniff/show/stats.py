@@ -104,20 +104,27 @@ class MigrationStats:
         self._pass_began: int | None = None
         self._last_device_end = 0
         self._item_end = 0
+        self._item_ended = 0
         self._next_item_began: int | None = None
         self._stopped_at: dict[str, int] = {}
 
     def progress(self, time: int, channel: str, direction: Direction, offset: int) -> None:
-        """Bytes up to `offset` have arrived."""
+        """Bytes up to `offset` have arrived: for throughput, and for the time at which a section begins."""
+        self._advance(time, channel, direction, offset)
+        if (
+            self._next_item_began is None
+            and offset > self._item_end
+            and direction == "fwd"
+            and channel == "main"
+        ):
+            self._next_item_began = time
+
+    def _advance(self, time: int, channel: str, direction: Direction, offset: int) -> None:
+        if time > self.elapsed:
+            self.elapsed = time
         key = (channel, direction)
-        before = self.bytes.get(key)
-        if before is None:
-            if len(self.bytes) >= MAX_CHANNELS:
-                return
-            before = 0
-        self.elapsed = max(self.elapsed, time)
-        if offset <= before:
-            self.bytes.setdefault(key, before)
+        before = self.bytes.get(key, 0)
+        if offset <= before or (not before and len(self.bytes) >= MAX_CHANNELS):
             return
         self.bytes[key] = offset
         if direction == "rev":
@@ -125,12 +132,10 @@ class MigrationStats:
             return
         self.sent += offset - before
         self.throughput.add(time, self.sent)
-        if channel == "main" and self._next_item_began is None and offset > self._item_end:
-            self._next_item_began = time
 
     def update(self, time: int, event: Event) -> None:
         """Take one event into account."""
-        self.progress(time, event.channel, event.direction, event.offset + event.size)
+        self._advance(time, event.channel, event.direction, event.offset + event.size)
         match event:
             case RamSection():
                 self._ram_section(time, event)
@@ -159,6 +164,7 @@ class MigrationStats:
                 if not self.postcopy:
                     self.phase = "description"
             case DescriptionFound():
+                self.page_size = self.page_size or event.page_size
                 self._stopped_at[DOWNTIME_DESCRIPTION] = time
             case Finding() | Undecodable():
                 self._finding(event)
@@ -190,7 +196,7 @@ class MigrationStats:
 
     def _section(self, time: int, event: Section) -> None:
         if event.section_type == "END" and self.switchover is None:
-            self._switchover(time if self._next_item_began is None else self._next_item_began)
+            self._switchover(self._item_ended if self._next_item_began is None else self._next_item_began)
         if isinstance(event, DeviceSection):
             self._device(time, event)
         elif isinstance(event, LiveSection) and (
@@ -204,6 +210,7 @@ class MigrationStats:
         end = event.offset + event.size
         if event.channel == "main" and end > self._item_end:
             self._item_end = end
+            self._item_ended = time
             self._next_item_began = time if self.bytes.get(("main", "fwd"), 0) > end else None
 
     def _switchover(self, time: int) -> None:
@@ -316,26 +323,34 @@ class MigrationStats:
         """Pages of guest memory in all RAM blocks."""
         return self.ram_total // self.page_size if self.page_size else None
 
-    def running_pass(self) -> PassStats | None:
-        """The pass that runs now, with what complete sections of it have brought."""
+    def open_pass(self) -> PassStats | None:
+        """The pass that has no end (yet), with what complete sections of it have brought."""
         last = self._last_pass()
-        if self._pass_began is None or self.verdict is not None or (last is not None and last.final):
+        if self._pass_began is None or (last is not None and last.final):
             return None
-        running = PassStats(self.passes + 1, self._pass_began, None, subtract(self.counts, self._synced))
-        running.dirty_rate = self._dirty_rate(running.counts)
+        counts = subtract(self.counts, self._synced)
+        if self.verdict is not None and not counts.pages:
+            return None
+        unfinished = PassStats(
+            self.passes + 1,
+            self._pass_began,
+            None,
+            counts,
+            running=self.verdict is None and not self.postcopy,
+        )
         if not self.passes and self.pages is not None:
-            running.remaining = max(
+            unfinished.remaining = max(
                 0, self.pages - sum(block.distinct for block in list(self.blocks.values()))
             )
-        return running
+        return unfinished
 
     def all_passes(self) -> Iterator[PassStats]:
-        """The passes that are remembered: the first few, the last ones, the one that runs."""
+        """The passes that are remembered: the first few, the last ones, the one without an end."""
         yield from list(self.first_passes)
         yield from list(self.last_passes)
-        running = self.running_pass()
-        if running is not None:
-            yield running
+        unfinished = self.open_pass()
+        if unfinished is not None:
+            yield unfinished
 
     def largest_blocks(self, count: int | None = None) -> list[BlockStats]:
         """RAM blocks, largest first."""

@@ -41,7 +41,7 @@ from migsniff.core.events import (
 )
 from migsniff.show.fields import counts_text, tree
 from migsniff.show.select import selected
-from migsniff.show.words import escape, memory, name, rate
+from migsniff.show.words import escape, memory, name, rate, several
 
 BLOCKS_SHOWN: Final = 3
 PAIRS_SHOWN: Final = 3
@@ -161,7 +161,7 @@ def _describe(past: _Past, time: int, event: Event) -> Line:
             return (
                 "packet",
                 block,
-                f"packet={event.packet_num} {counts} {event.method} flags={event.flags:#x}",
+                f"packet={event.packet_num} {counts} {name(event.method)} flags={event.flags:#x}",
             )
         case CommandSent():
             return "command", "-", _message(event.name, event.arguments)
@@ -183,7 +183,7 @@ def _describe(past: _Past, time: int, event: Event) -> Line:
             return "eof", "-", "all state has been sent"
         case DescriptionFound():
             page_size = "not given" if event.page_size is None else event.page_size
-            return "desc", "-", f"{event.devices} devices described, page size {page_size}"
+            return "desc", "-", f"{several(event.devices, 'device')} described, page size {page_size}"
         case MultifdHello():
             return "hello", "-", f"multifd channel {event.channel_id}, uuid {escape(event.uuid)}"
         case Opaque():
@@ -196,7 +196,7 @@ def _describe(past: _Past, time: int, event: Event) -> Line:
             error = f" ({name(event.error)})" if event.error else ""
             return "end", "-", f"{HOW_ENDED[event.how]} from {event.by}{error}{_where(event.where)}"
         case Verdict():
-            return "verdict", "-", f"{event.outcome.upper()}: {escape(event.message)}"
+            return "verdict", "-", f"{name(event.outcome.upper())}: {escape(event.message)}"
         case _:
             raise TypeError(f"no line for {type(event).__name__}")
 
@@ -238,7 +238,9 @@ def _device(past: _Past, time: int, event: DeviceSection) -> str:
 
 def _sync(past: _Past, time: int, event: DirtySync) -> str:
     counts = event.counts
-    info = f"pass {event.iteration} done: {counts.pages} pages, {counts_text(counts)}"
+    info = f"pass {event.iteration} done: {several(counts.pages, 'page')}"
+    if counts.pages:
+        info += f", {counts_text(counts)}"
     began, past.pass_began = past.pass_began, time
     if began is not None and time > began:
         taken = (time - began) / 1e6
@@ -271,8 +273,10 @@ def _configuration(event: Configuration) -> str:
 
 def _ram_blocks(event: RamBlocks) -> str:
     largest = sorted(event.blocks, key=lambda block: -block.length)[:BLOCKS_SHOWN]
-    info = f"{memory(event.total)} in {len(event.blocks)} blocks, page size {event.page_size}"
-    info += f" ({escape(event.page_size_from)}): "
+    page_size = (
+        "not known yet" if event.page_size is None else f"{event.page_size} ({escape(event.page_size_from)})"
+    )
+    info = f"{memory(event.total)} in {several(len(event.blocks), 'block')}, page size {page_size}: "
     info += ", ".join(f"{name(block.name)} {memory(block.length)}" for block in largest)
     more = len(event.blocks) - len(largest)
     return info if more <= 0 else f"{info} and {more} more"

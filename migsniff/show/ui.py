@@ -13,7 +13,7 @@ from rich.text import Text
 from migsniff.show.info import summary_lines
 from migsniff.show.screen import draw
 from migsniff.show.stats import MigrationStats
-from migsniff.show.words import escape
+from migsniff.show.words import escape, several
 
 REFRESH_SECONDS: Final = 0.25
 MESSAGES_HELD: Final = 200
@@ -50,7 +50,8 @@ class LiveView:
         self.listening = tuple(listening)
         self._stats = stats_by_migration
         self._console = console
-        self._messages: deque[str] = deque(maxlen=MESSAGES_HELD)
+        self._messages: deque[str] = deque()
+        self._messages_lost = 0
         self._summarised: set[str] = set()
         self._clock: dict[str, tuple[int, float]] = {}
         self._stopping = threading.Event()
@@ -62,7 +63,10 @@ class LiveView:
 
     def message(self, text: str) -> None:
         """Show a line of migsniff's own above the view, where it stays."""
-        self._messages.append(text)
+        if len(self._messages) < MESSAGES_HELD:
+            self._messages.append(text)
+        else:
+            self._messages_lost += 1
 
     def stop(self, timeout: float = 2.0) -> bool:
         """Leave the summary behind; tells whether the terminal took it within `timeout` seconds."""
@@ -86,13 +90,16 @@ class LiveView:
                 live.update(Text(), refresh=True)
             self._say()
             self._summarise([key for key in list(self._stats) if key not in self._summarised])
-        except OSError:  # the terminal is gone
+        except (OSError, ValueError):  # the terminal is gone, or its file is closed
             return
 
     def _say(self) -> None:
         """Print what stays: messages, and a summary of each migration that is over."""
         while self._messages:
             self._console.print(Text(escape(self._messages.popleft())))
+        lost, self._messages_lost = self._messages_lost, 0
+        if lost:
+            self._console.print(Text(f"{several(lost, 'message')} more, because the terminal was too slow"))
         known = list(self._stats.items())
         over = [key for key, stats in known if stats.verdict is not None and key not in self._summarised]
         self._summarise(over)

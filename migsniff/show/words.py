@@ -35,14 +35,21 @@ def _escaped(match: re.Match[str]) -> str:
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
+def several(count: int, what: str) -> str:
+    """A number of things: 1 block, 2 blocks."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
 def memory(length: int) -> str:
     """A length of guest memory in binary units: 64 MiB, 64.6 MiB, 260 KiB."""
-    return _scaled(length, 1024, ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"))
+    value, unit = _scaled(length, 1024, ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"))
+    return f"{value:.0f} {unit}" if value == int(value) else f"{_three_digits(value)} {unit}"
 
 
 def wire(size: float) -> str:
     """A number of bytes on the wire in decimal units: 31.1 MB."""
-    return _scaled(size, 1000, ("B", "kB", "MB", "GB", "TB", "PB", "EB"))
+    value, unit = _scaled(size, 1000, ("B", "kB", "MB", "GB", "TB", "PB", "EB"))
+    return f"{value:.0f} B" if unit == "B" else f"{_three_digits(value)} {unit}"
 
 
 def rate(per_second: float | None) -> str:
@@ -56,7 +63,8 @@ def number(value: float | None) -> str:
         return "-"
     if value < 99_999.5:
         return f"{value:.0f}"
-    return _scaled(value, 1000, ("", "k", "M", "G", "T", "P", "E")).replace(" ", "")
+    value, unit = _scaled(value, 1000, ("", "k", "M", "G", "T", "P", "E"))
+    return _three_digits(value) + unit
 
 
 def seconds(microseconds: int | None) -> str:
@@ -73,11 +81,13 @@ def seconds(microseconds: int | None) -> str:
     return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
 
 
-def _scaled(value: float, step: int, units: tuple[str, ...]) -> str:
+def _scaled(value: float, step: int, units: tuple[str, ...]) -> tuple[float, str]:
     for unit in units:
         if value < step or unit == units[-1]:
             break
         value /= step
-    if value == int(value) or value >= 1000:
-        return f"{value:.0f} {unit}"
-    return f"{value:.1f} {unit}" if value >= 10 else f"{value:.2f} {unit}"
+    return value, unit
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:.2f}" if value < 9.995 else f"{value:.1f}" if value < 999.95 else f"{value:.0f}"

@@ -1,0 +1,182 @@
+"""The summary of `migsniff info`: one screen of text, or one JSON object."""
+
+import json
+
+import pytest
+
+from migsniff.core.events import (
+    Configuration,
+    DirectionEnded,
+    Event,
+    Finding,
+    MultifdPacket,
+    RamBlock,
+    RamBlocks,
+)
+from migsniff.show.info import PASS_HEADINGS, info_dict, pass_line, render_info, summary_lines
+from migsniff.show.stats import MigrationStats
+from tests.synthetic import PRECOPY, ram
+
+FACTS = {"File": "x\x1b.fwd", "Size": 16_616_467, "Stripped": True, "Endpoints": ["a", "b"], "Ended": None}
+
+
+def after(timed: tuple[tuple[int, Event], ...]) -> MigrationStats:
+    stats = MigrationStats("m1", source="a:1", destination="b:2")
+    for time, event in timed:
+        stats.update(time, event)
+    return stats
+
+
+def text_of(stats: MigrationStats) -> str:
+    written: list[str] = []
+    render_info(stats, FACTS, written.append)
+    assert all(line.endswith("\n") for line in written)
+    return "".join(written)
+
+
+LINES = [
+    "File:                x\\x1b.fwd",
+    "Size:                16616467",
+    "Stripped:            yes",
+    "Endpoints:           a, b",
+    "Ended:               not known",
+    "Machine:             pc-i440fx-7.2",
+    "Page size:           4096 (machine)",
+    "Duration:            161.0 ms",
+    "Bytes:               16616467 sent, 16 returned, 103.2 MB/s on average",
+    "RAM:                 64 MiB in 2 blocks, 16384 pages",
+    "Pages sent:          17384 (normal=4000 zero=13384 resent=1000), 16.6 MB",
+    "Device state:        9360 bytes of 3 devices, 3 exact",
+    "Switchover:          at 0.121000 s",
+    "Downtime:            39.0 ms (from the switchover to SHUT on the return path)",
+    "     1  16384   3000  13384      0      0  12.5 MB 100.0 ms       -         -",
+    "     2   1000   1000      0      0   1000  4.10 MB  49.9 ms   10000     final",
+    "  0000:00:02.0/vga/0                    9000 bytes",
+    "Return path:         1 PONG, 1 SHUT; the last: SHUT 0",
+    "Ended:               main fwd: eof from source at 16616467",
+    "Verdict:             COMPLETED: all 16616467 bytes decoded",
+]
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_line(line: str) -> None:
+    assert line in text_of(after(PRECOPY)).splitlines()
+
+
+@pytest.mark.parametrize("events", range(len(PRECOPY) + 1))
+def test_every_moment_has_a_summary(events: int) -> None:
+    stats = after(PRECOPY[:events])
+    lines = text_of(stats).splitlines()
+    assert len(lines) < 50
+    assert all(" " <= character <= "~" for line in lines for character in line)
+    assert summary_lines(stats, 5)[0] == "migration m1: a:1 to b:2"
+    assert ("none yet, in" in lines[-1]) == (events < len(PRECOPY))
+
+
+def test_tables_fit_80_columns() -> None:
+    rows = [line for line in text_of(after(PRECOPY)).splitlines() if line.startswith("  ")]
+    assert len(rows) > 6
+    assert all(len(row) <= 80 for row in rows)
+    assert len("  " + pass_line(PASS_HEADINGS)) <= 80
+
+
+def test_json() -> None:
+    written: list[str] = []
+    render_info(after(PRECOPY), FACTS, written.append, as_json=True)
+    shown = json.loads("".join(written))
+    assert shown["source_facts"]["Size"] == 16_616_467
+    assert shown["verdict"]["ok"] is True
+    assert shown == json.loads(json.dumps(info_dict(after(PRECOPY), FACTS)))
+
+
+def test_a_long_migration_stays_on_one_screen() -> None:
+    stats = after(PRECOPY[:6])
+    blocks = tuple(RamBlock(f"block-{n}", (n + 1) << 20) for n in range(500))
+    stats.update(
+        0,
+        RamBlocks(
+            channel="main",
+            direction="fwd",
+            offset=0,
+            size=9,
+            total=1 << 40,
+            page_size=4096,
+            page_size_from="",
+            blocks=blocks,
+        ),
+    )
+    sync = next(event for _, event in PRECOPY if type(event).__name__ == "DirtySync")
+    for n in range(500):
+        stats.update(n, sync)
+        for role in range(2):
+            stats.update(n, _ended(f"multifd-{n}", "reset" if role else "eof"))
+        stats.update(
+            n,
+            Finding(
+                channel="main",
+                direction="fwd",
+                offset=0,
+                size=0,
+                severity="warn",
+                code="x",
+                message=f"finding {n}",
+            ),
+        )
+    lines = text_of(stats).splitlines()
+    assert len(lines) < 60
+    assert any("(495 others)" in line for line in lines)
+    assert "                     and 492 more findings" in lines
+    assert sum(line.startswith("Ended:  ") for line in lines) == 5  # four ends and the fact of that name
+
+
+def _ended(channel: str, how: str) -> DirectionEnded:
+    return DirectionEnded(
+        channel=channel,
+        direction="fwd",
+        offset=9,
+        size=0,
+        how=how,  # type: ignore[arg-type]
+        by="source",
+        error=None,
+        where="",
+    )
+
+
+def test_several_channels_are_listed() -> None:
+    packet = MultifdPacket(
+        channel="multifd-0",
+        direction="fwd",
+        offset=64,
+        size=5000,
+        packet_num=1,
+        flags=0,
+        method="none",
+        block="pc.ram",
+        normal=1,
+        zero=2,
+        data_size=4096,
+    )
+    lines = text_of(after((*PRECOPY[:9], (50_200, packet)))).splitlines()
+    assert "  multifd-0 fwd:     5064" in lines
+
+
+def test_hostile_names_are_escaped() -> None:
+    stats = after(PRECOPY[:6])
+    stats.update(
+        0,
+        Configuration(
+            channel="\x1b",
+            direction="fwd",
+            offset=0,
+            size=1,
+            machine="\x1b[2J",
+            capabilities=("\u202e",),
+            uuid="\n",
+        ),
+    )
+    stats.update(9, ram(100, 9, "START", PRECOPY[8][1].counts))  # type: ignore[attr-defined]
+    text = text_of(stats)
+    assert "Machine:             \\x1b[2J\n" in text
+    assert "Capabilities:        \\u202e\n" in text
+    assert "UUID:                \\x0a\n" in text
+    assert all(" " <= character <= "~" for character in text.replace("\n", ""))

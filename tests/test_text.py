@@ -1,0 +1,524 @@
+"""The log's lines, the trees below them, and that nothing of a stream reaches them unescaped."""
+
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import msgspec
+import numpy as np
+import pytest
+
+from migsniff.core import events
+from migsniff.core.events import (
+    BlockPages,
+    ChannelFound,
+    CommandSent,
+    Configuration,
+    DescriptionFound,
+    DirectionEnded,
+    DirtySync,
+    EndOfStream,
+    Event,
+    Field,
+    Finding,
+    Header,
+    LiveSection,
+    MultifdHello,
+    MultifdPacket,
+    Opaque,
+    Package,
+    PageCounts,
+    RamBlock,
+    RamBlocks,
+    RamPages,
+    RamSection,
+    ReturnPathMessage,
+    Undecodable,
+    Verdict,
+)
+from migsniff.show.fields import field_lines
+from migsniff.show.text import TextLog
+from migsniff.show.words import escape, memory, name, number, rate, seconds, wire
+from tests.synthetic import PRECOPY, device, ram
+
+AT: dict[str, Any] = {"channel": "main", "direction": "fwd", "offset": 1234, "size": 56}
+HasText = TypeVar("HasText", bound=msgspec.Struct)
+HOSTILE = "\x1b[31m\r\n\x00\x7f\x9b\u202e\u2066\u200f\ud800 x"
+
+
+def lines_of(*timed: tuple[int, Event], **options: object) -> list[str]:
+    """What a log with these options writes, a call an element."""
+    written: list[str] = []
+    log = TextLog(written.append, **options)  # type: ignore[arg-type]
+    for time, event in timed:
+        log.show("m1", time, event)
+    log.close()
+    return written
+
+
+# (event, type column, section column, what the line ends with)
+LINES: list[tuple[Event, str, str, str]] = [
+    (ChannelFound(**AT, connection=0, role="main"), "channel", "-", "connection 0 is main"),
+    (
+        ChannelFound(**AT, connection=3, role="tls", detail="a ClientHello"),
+        "channel",
+        "-",
+        "connection 3 is tls: a ClientHello",
+    ),
+    (Header(**AT, version=3), "header", "-", "QEMU migration stream version 3"),
+    (Configuration(**AT, machine="pc-q35-7.2"), "config", "-", "machine=pc-q35-7.2"),
+    (
+        Configuration(**AT, machine="virt-7.2", page_bits=12, capabilities=("x-ignore-shared",), uuid="12ab"),
+        "config",
+        "-",
+        "machine=virt-7.2 page-bits=12 capabilities=x-ignore-shared uuid=12ab",
+    ),
+    (
+        RamBlocks(
+            **AT,
+            total=(64 << 20) + (4 << 20) + 0x40000 + 0x20000 + 0x1000,
+            page_size=4096,
+            page_size_from="table",
+            blocks=(
+                RamBlock("vga.vram", 4 << 20),
+                RamBlock("pc.ram", 64 << 20),
+                RamBlock("pc.bios", 0x40000),
+                RamBlock("pc.rom", 0x20000),
+                RamBlock("/rom@etc/table-loader", 0x1000),
+            ),
+        ),
+        "blocks",
+        "ram/0",
+        "68.4 MiB in 5 blocks, page size 4096 (table): "
+        "pc.ram 64 MiB, vga.vram 4 MiB, pc.bios 256 KiB and 2 more",
+    ),
+    (
+        RamBlocks(
+            **AT, total=4096, page_size=None, page_size_from="", blocks=(RamBlock("mach-virt.ram", 4096),)
+        ),
+        "blocks",
+        "ram/0",
+        "4 KiB in 1 block, page size not known yet: mach-virt.ram 4 KiB",
+    ),
+    (ram(1234, 56, "PART", PageCounts()), "PART", "ram/0", "pass=1 no pages"),
+    (
+        ram(1234, 56, "END", PageCounts(normal=1, zero=2, xbzrle=3, compressed=4, resent=5), 7),
+        "END",
+        "ram/0",
+        "pass=7 normal=1 zero=2 xbzrle=3 compressed=4 resent=5 pc.ram[0x0..0x3fff000]",
+    ),
+    (
+        RamSection(
+            **AT,
+            section_type="PART",
+            section_id=2,
+            idstr="ram",
+            instance_id=0,
+            version_id=4,
+            footer=True,
+            iteration=1,
+            counts=PageCounts(zero=5),
+            blocks=tuple(BlockPages(f"b{n}", n * 0x1000, n * 0x1000, PageCounts(zero=1)) for n in range(5)),
+            multifd_flushes=1,
+        ),
+        "PART",
+        "ram/0",
+        "zero=5 b0[0x0..0x0] b1[0x1000..0x1000] b2[0x2000..0x2000] and 2 more blocks multifd-flushes=1",
+    ),
+    (
+        LiveSection(
+            **AT,
+            section_type="START",
+            section_id=3,
+            idstr="spapr/htab",
+            instance_id=0,
+            version_id=1,
+            footer=True,
+            provisional=False,
+            summary="order 15",
+        ),
+        "START",
+        "spapr/htab/0",
+        "exact order 15",
+    ),
+    (
+        LiveSection(
+            **AT,
+            section_type="PART",
+            section_id=3,
+            idstr="0000:00:05.0/vfio",
+            instance_id=0,
+            version_id=1,
+            footer=True,
+            provisional=True,
+        ),
+        "PART",
+        "0000:00:05.0/vfio/0",
+        "provisional",
+    ),
+    (device(1234, 56, "timer"), "FULL", "timer/0", "provisional"),
+    (device(1234, 56, "timer", provisional=False, described=True), "FULL", "timer/0", "exact"),
+    (
+        device(1234, 56, "css", provisional=False, described=True, undescribed=768, corrects=60),
+        "FULL",
+        "css/0",
+        "exact, 768 bytes not described, was shown as 60 bytes",
+    ),
+    (device(1234, 56, "slirp", provisional=False), "FULL", "slirp/0", "exact, not described"),
+    (
+        CommandSent(
+            **AT, command=3, name="POSTCOPY_ADVISE", arguments={"block_page_sizes": 4096, "page_size": 4096}
+        ),
+        "command",
+        "-",
+        "POSTCOPY_ADVISE block_page_sizes=4096 page_size=4096",
+    ),
+    (
+        CommandSent(
+            **AT,
+            command=6,
+            name="POSTCOPY_RAM_DISCARD",
+            arguments={"block": "pc.ram", "ranges": tuple((n << 12, 4096) for n in range(5))},
+        ),
+        "command",
+        "-",
+        "POSTCOPY_RAM_DISCARD block=pc.ram ranges=0x0+0x1000,0x1000+0x1000,0x2000+0x1000 and 2 more",
+    ),
+    (
+        ReturnPathMessage(**AT, message=4, name="REQ_PAGES", arguments={"start": 4096, "length": 8192}),
+        "reply",
+        "-",
+        "REQ_PAGES start=0x1000 length=8192",
+    ),
+    (Package(**AT, length=13455), "package", "-", "13455 bytes"),
+    (
+        DirtySync(**AT, iteration=4, counts=PageCounts(normal=10, zero=1, bytes=40_000), final=True),
+        "sync",
+        "ram/0",
+        "pass 4 done: 11 pages, normal=10 zero=1, source stopped",
+    ),
+    (EndOfStream(**AT), "eof", "-", "all state has been sent"),
+    (DescriptionFound(**AT, page_size=4096, devices=31), "desc", "-", "31 devices described, page size 4096"),
+    (
+        DescriptionFound(**AT, page_size=None, devices=0),
+        "desc",
+        "-",
+        "0 devices described, page size not given",
+    ),
+    (MultifdHello(**AT, uuid="12ab", channel_id=2), "hello", "-", "multifd channel 2, uuid 12ab"),
+    (
+        MultifdPacket(
+            **AT, packet_num=9, flags=1, method="zstd", block="pc.ram", normal=100, zero=28, data_size=5000
+        ),
+        "packet",
+        "pc.ram",
+        "packet=9 normal=100 zero=28 zstd flags=0x1",
+    ),
+    (Opaque(**AT, what="TLS"), "opaque", "-", "TLS"),
+    (
+        Undecodable(**AT, code="item-type", message="unknown section type 0x33", where="section timer"),
+        "bad",
+        "-",
+        "unknown section type 0x33 [item-type], in section timer",
+    ),
+    (
+        Finding(**AT, severity="warn", code="saver-failed", message="saving stopped"),
+        "warn",
+        "-",
+        "saving stopped [saver-failed]",
+    ),
+    (
+        DirectionEnded(**AT, how="reset", by="destination", error="ECONNRESET", where="section ram"),
+        "end",
+        "-",
+        "reset from destination (ECONNRESET), in section ram",
+    ),
+    (
+        Verdict(**AT, ok=False, outcome="truncated", message="stopped at 99 in ram"),
+        "verdict",
+        "-",
+        "TRUNCATED: stopped at 99 in ram",
+    ),
+]
+
+
+@pytest.mark.parametrize(("event", "kind", "section", "ending"), LINES)
+def test_line(event: Event, kind: str, section: str, ending: str) -> None:
+    (line,) = lines_of((1_500_000, event))
+    assert line.endswith(ending + "\n")
+    assert line.count("\n") == 1
+    assert line.split()[:6] == ["1.500000", "1234", "main>", kind, section, "56"]
+
+
+def test_every_event_type_has_a_line_in_the_table() -> None:
+    shown = {type(row[0]) for row in LINES} | {RamPages}
+    assert {cls for cls in _leaves(Event) if cls.__module__ == events.__name__} == shown
+
+
+def _leaves(cls: type[Event]) -> set[type[Event]]:
+    below = cls.__subclasses__()
+    return {cls} if not below else {leaf for each in below for leaf in _leaves(each)}
+
+
+def test_runs_of_pages_have_no_line() -> None:
+    one = np.array([8], dtype=np.uint64)
+    pages = RamPages(
+        **AT, block="b", page_size=4096, iteration=1, words=one, bodies=one, lengths=one, data=memoryview(b"")
+    )
+    assert lines_of((0, pages)) == []
+
+
+def test_columns_are_aligned_and_the_important_ones_fit_80() -> None:
+    lines = [line for line in lines_of(*PRECOPY) if " FULL " not in line]
+    assert len({line.rindex("  ", 0, 60) for line in lines}) == 1
+    assert all(line.index("  ", 50) < 60 for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("direction", "column"),
+    [("fwd", "main>"), ("rev", "main<")],
+)
+def test_direction(direction: events.Direction, column: str) -> None:
+    event = EndOfStream(channel="main", direction=direction, offset=0, size=1)
+    assert lines_of((0, event))[0].split()[2] == column
+
+
+def test_rates_come_from_times_and_counts() -> None:
+    counts = PageCounts(normal=100, zero=900, bytes=500_000)
+    blocks = RamBlocks(**AT, total=4096, page_size=4096, page_size_from="", blocks=())
+    first = DirtySync(**AT, iteration=1, counts=counts)
+    second = DirtySync(**AT, iteration=2, counts=PageCounts(normal=10, bytes=41_000, resent=10))
+    lines = lines_of((1_000, blocks), (501_000, first), (511_000, second))
+    assert lines[1].endswith("normal=100 zero=900 in 0.500000 s, 2000 pages/s, 1.00 MB/s\n")
+    assert lines[2].endswith("normal=10 resent=10 in 0.010000 s, 1000 pages/s, 4.10 MB/s\n")
+
+
+def test_a_dump_without_times_has_no_rates() -> None:
+    blocks = RamBlocks(**AT, total=4096, page_size=4096, page_size_from="", blocks=())
+    sync = DirtySync(**AT, iteration=1, counts=PageCounts(normal=1, bytes=4104))
+    assert lines_of((0, blocks), (0, sync))[1].endswith("pass 1 done: 1 page, normal=1\n")
+
+
+def test_time_since_the_device_before() -> None:
+    lines = lines_of((10, device(0, 9, "a")), (12, device(9, 9, "b")), (2_000_012, device(18, 9, "c")))
+    assert [line.split()[6:] for line in lines] == [
+        ["provisional"],
+        ["provisional", "+0.000002"],
+        ["provisional", "+2.000000"],
+    ]
+
+
+def test_migrations_do_not_mix_their_times() -> None:
+    written: list[str] = []
+    log = TextLog(written.append, prefix=True)
+    log.show("a", 10, device(0, 9, "x"))
+    log.show("b", 20, device(0, 9, "x"))
+    log.show("a", 30, device(9, 9, "y"))
+    assert [line.split()[0] for line in written] == ["a", "b", "a"]
+    assert [line.split()[7:] for line in written] == [
+        ["provisional"],
+        ["provisional"],
+        ["provisional", "+0.000020"],
+    ]
+
+
+def test_absolute_times_are_utc() -> None:
+    start = datetime(2025, 11, 23, 23, 59, 59, 500_000, tzinfo=UTC)
+    eof = EndOfStream(**AT)
+    (line,) = lines_of((600_007, eof), time_format="ad", start_time=start)
+    assert line.split()[0] == "2025-11-24T00:00:00.100007Z"
+    assert lines_of((600_007, eof), time_format="ad")[0].split()[0] == "0.600007", "start not known"
+    written: list[str] = []
+    log = TextLog(written.append, time_format="ad")
+    log.begins("m1", start)
+    log.show("m1", 0, eof)
+    assert written[0].split()[0] == "2025-11-23T23:59:59.500000Z"
+
+
+@pytest.mark.parametrize(
+    ("sections", "shown"),
+    [
+        ({"timer"}, ["timer/0", "timer/0", "-"]),
+        ({"vga"}, ["0000:00:02.0/vga/0", "0000:00:02.0/vga/0", "-"]),
+        ({"cpu_common/1"}, ["cpu_common/1", "cpu_common/1", "-"]),
+        ({"cpu_common/0"}, ["-"]),
+        ({"ram"}, ["ram/0"] * 7 + ["-"]),
+    ],
+)
+def test_only_some_sections_and_always_the_verdict(sections: set[str], shown: list[str]) -> None:
+    assert [line.split()[4] for line in lines_of(*PRECOPY, sections=sections)] == shown
+
+
+def test_what_is_not_shown_still_counts_for_times() -> None:
+    lines = lines_of((10, device(0, 9, "a")), (12, device(9, 9, "b")), sections={"b"})
+    assert lines[0].endswith("provisional +0.000002\n")
+
+
+def test_color_only_when_asked() -> None:
+    good = Verdict(**AT, ok=True, outcome="completed", message="")
+    bad = Verdict(**AT, ok=False, outcome="reset", message="")
+    assert "\x1b" not in lines_of((0, good), (0, bad))[0]
+    assert lines_of((0, good), color=True)[0].startswith("\x1b[1;32m")
+    assert lines_of((0, bad), color=True)[0].startswith("\x1b[1;31m")
+    assert lines_of((0, bad), color=True)[0].endswith("\x1b[0m\n")
+
+
+def test_dropped_records_have_a_line() -> None:
+    line = TextLog(lambda text: None).dropped(17)
+    assert line.split()[3] == "dropped"
+    assert "17 records" in line
+    assert line.endswith("\n")
+
+
+# ---------------------------------------------------------------- the tree
+
+
+def test_tree_shows_what_else_the_event_holds() -> None:
+    (text,) = lines_of((0, ram(5, 6, "PART", PageCounts(normal=2, bytes=9))), verbose=True)
+    rows = [line.split(maxsplit=1) for line in text.splitlines()[1:]]
+    assert ["section_id:", "2"] in rows
+    assert ["version_id:", "4"] in rows
+    assert ["footer:", "true"] in rows
+    assert ["counts:", "normal=2"] in rows
+    assert ["last:", "0x3fff000 (67104768)"] in rows
+
+
+LEAVES: list[tuple[Field, str]] = [
+    (Field("a", "uint32", 8, 4, raw=b"\0\0\1\0", value=256), "a: 256 (0x100)  (uint32)"),
+    (Field("a", "int8", 8, 1, raw=b"\xfb", value=-5), "a: -5  (int8)"),
+    (Field("a", "uint8", 8, 1, raw=b"\5", value=5), "a: 5  (uint8)"),
+    (Field("a", "bool", 8, 1, raw=b"\1", value=True), "a: true  (bool)"),
+    (Field("a", "buffer", 8, 8, raw=b"running\0", value="running"), 'a: "running"  (buffer)'),
+    (Field("a", "buffer", 8, 8, raw=bytes(8)), "a: 8 bytes, all zero  (buffer)"),
+    (
+        Field("a", "virtio", 8, 40, raw=bytes(range(40))),
+        f"a: {bytes(range(32)).hex()}... (40 bytes)  (virtio)",
+    ),
+    (Field("a", "unused_buffer", 8, 9, raw=bytes(9)), "a: unused, all zero  (unused_buffer)"),
+    (Field("a", "nullptr", 8, 1, raw=b"0"), "a: NULL  (nullptr)"),
+    (Field("a", "timer", 8, 8, raw=b"\xff" * 8), "a: not armed  (timer)"),
+    (Field("a", "timer", 8, 8, raw=b"\0" * 8, value=1_500_000_000), "a: 1500000000 ns (1.500000 s)  (timer)"),
+    (
+        Field("a", "timer", 8, 16, array_len=2, raw=b"\xff" * 16, value=(None, 2)),
+        "a[2]: not armed, 2 ns (0.000000 s)  (timer)",
+    ),
+    (
+        Field("a", "uint8", 8, 6, array_len=6, raw=b"x", value=(0, 0, 0, 255, 1, 1)),
+        "a[6]: 0 x3 0xff 1 x2  (uint8)",
+    ),
+    (
+        Field("a", "uint16", 8, 40, array_len=20, raw=b"x", value=tuple(range(20))),
+        "a[20]: 0 1 2 3 4 5 6 7 8 9 0xa 0xb 0xc 0xd 0xe 0xf ... (20 in all)  (uint16)",
+    ),
+    (Field("css.subchannel", "opaque", 8, 2, raw=b"\1\2"), "css.subchannel: 0102  (opaque)"),
+    (Field("a", "uint8", 8, 2, index=3, version=2, raw=b"\1\2"), "a[3]: 0102  (uint8 version 2)"),
+    (Field("a", "uint8", 8, 900), "a: 900 bytes, not kept  (uint8)"),
+    (Field("a\x1b b", "x\n", 8, 1, raw=b"\1", value="\x1b]0;"), 'a\\x1b\\x20b: "\\x1b]0;"  (x\\x0a)'),
+]
+
+
+@pytest.mark.parametrize(("field", "text"), LEAVES)
+def test_field(field: Field, text: str) -> None:
+    (line,) = field_lines(field, 0)
+    assert line == f"{'8':>10} {field.size:>7}  {text}"
+
+
+def test_nested_fields_are_indented_below_their_struct() -> None:
+    leaf = Field("x", "uint8", 20, 1, raw=b"\1", value=1)
+    inner = Field("cpu/sub", "subsection", 18, 3, version=1, children=(leaf,))
+    outer = Field("parent_obj", "struct", 10, 11, children=(inner,))
+    text = lines_of((0, device(5, 16, "cpu", provisional=False, fields=(outer,))), verbose=True)[0]
+    assert [line[31:] for line in text.splitlines()[-3:]] == [
+        "parent_obj:  (struct)",
+        "  cpu/sub:  (subsection version 1)",
+        "    x: 1  (uint8)",
+    ]
+
+
+# ---------------------------------------------------------------- safety
+
+
+@pytest.mark.parametrize(
+    ("text", "safe"),
+    [
+        ("plain text", "plain text"),
+        ("\x1b[2J", "\\x1b[2J"),
+        ("a\r\nb\x00", "a\\x0d\\x0ab\\x00"),
+        ("\x7f\x9b", "\\x7f\\x9b"),
+        ("\u202eabc\u2066", "\\u202eabc\\u2066"),
+        ("\U000e0041\ud800é", "\\U000e0041\\ud800\\xe9"),
+    ],
+)
+def test_escape(text: str, safe: str) -> None:
+    assert escape(text) == safe
+
+
+def test_names_are_one_bounded_word() -> None:
+    assert name("a b") == "a\\x20b"
+    assert name("") == "''"
+    assert len(name("a" * 100_000)) == 255
+    assert len(escape("a" * 100_000)) == 2000
+
+
+@pytest.mark.parametrize("row", LINES)
+@pytest.mark.parametrize("verbose", [False, True])
+def test_no_text_of_an_event_reaches_the_log_raw(row: tuple[Event, str, str, str], verbose: bool) -> None:
+    event = _with_hostile_text(row[0])
+    (text,) = lines_of((0, event), verbose=verbose)
+    assert all(" " <= character <= "~" for character in text.replace("\n", ""))
+    assert text.count("\n") == (1 if not verbose else len(text.splitlines()))
+
+
+def _with_hostile_text(value: "HasText") -> "HasText":
+    """The same with every string that the wire may choose made hostile."""
+    ours = ("section_type", "direction", "severity", "how", "by")
+    changed: dict[str, object] = {}
+    for field in msgspec.structs.fields(value):
+        old = getattr(value, field.name)
+        if isinstance(old, str) and field.name not in ours:
+            changed[field.name] = HOSTILE
+        elif isinstance(old, dict):
+            changed[field.name] = {HOSTILE: HOSTILE}
+        elif isinstance(old, tuple) and old:
+            changed[field.name] = tuple(
+                HOSTILE if isinstance(each, str) else _with_hostile_text(each) for each in old
+            )
+    return msgspec.structs.replace(value, **changed)
+
+
+def test_hostile_fields_do_not_reach_the_log_raw() -> None:
+    leaf = Field(HOSTILE, HOSTILE, 20, 1, raw=b"\1", value=HOSTILE)
+    listed = Field(HOSTILE, "uint8", 20, 1, array_len=1, raw=b"\1", value=(HOSTILE,))
+    outer = Field(HOSTILE, "struct", 10, 11, children=(leaf, listed))
+    text = lines_of((0, device(5, 16, "cpu", provisional=False, fields=(outer,))), verbose=True)[0]
+    assert all(" " <= character <= "~" for character in text.replace("\n", ""))
+
+
+# ---------------------------------------------------------------- quantities
+
+
+@pytest.mark.parametrize(
+    ("shown", "text"),
+    [
+        (memory(4096), "4 KiB"),
+        (memory(67_641_344), "64.5 MiB"),
+        (memory(1 << 40), "1 TiB"),
+        (wire(999), "999 B"),
+        (wire(31_127_840), "31.1 MB"),
+        (wire(1_230), "1.23 kB"),
+        (wire(500_000), "500.0 kB"),
+        (wire(0), "0 B"),
+        (rate(None), "-"),
+        (rate(2_500_000_000), "2.50 GB/s"),
+        (number(None), "-"),
+        (number(65_535), "65535"),
+        (number(245_310.7), "245.3k"),
+        (number(5_524_439), "5.52M"),
+        (seconds(None), "-"),
+        (seconds(999), "999 us"),
+        (seconds(68_249), "68.2 ms"),
+        (seconds(12_345_678), "12.35 s"),
+        (seconds(7_384_000_000), "2:03:04"),
+    ],
+)
+def test_quantity(shown: str, text: str) -> None:
+    assert shown == text
