@@ -34,7 +34,9 @@ def info(path: str, *, as_json: bool) -> int:
     if source.start_time is not None:
         facts["Start"] = source.start_time.isoformat()
     facts["Page contents"] = "kept" if source.contents else "not in it"
-    render_info(stats.by_migration[source.migration], facts, sys.stdout.write, as_json=as_json)
+    render_info(
+        stats.by_migration[source.migration], facts, lambda line: print(line, end=""), as_json=as_json
+    )
     return code
 
 
@@ -58,5 +60,5 @@ def decode(pipeline: Pipeline, source: Source, *, most: int | None = None) -> in
         pass
     if damage is not None:
         print(f"migsniff: {damage}", file=sys.stderr)
-        return 1
-    return 0 if pipeline.verdict is not None and pipeline.verdict.ok else 1
+        return max(1, pipeline.exit_code)
+    return pipeline.exit_code

@@ -1,9 +1,9 @@
 """Where the rooms meet: arrivals go into a session, its events to whoever shows them."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from typing import Protocol
 
-from migsniff.core.events import Arrival, Chunk, Event, Verdict
+from migsniff.core.events import Arrival, Chunk, Event, Undecodable, Verdict
 from migsniff.core.session import Session
 
 
@@ -25,25 +25,35 @@ class Pipeline:
         self.time = 0
         self.events = 0
         self.verdict: Verdict | None = None
+        self.bug = False
 
-    def feed(self, arrival: Arrival) -> Iterator[None]:
+    def feed(self, arrival: Arrival) -> Generator[None, None, None]:
         """Decode and show one arrival; yields behind each event, so that the caller may take turns."""
         self.time = max(self.time, arrival.time)
         return self.show(self.session.feed(arrival), arrival.time)
 
-    def finish(self) -> Iterator[None]:
+    def finish(self) -> Generator[None, None, None]:
         """Decode and show what the end of the migration brings."""
         return self.show(self.session.finish(), self.time)
 
-    def show(self, events: Iterable[Event], time: int) -> Iterator[None]:
+    def show(self, events: Iterable[Event], time: int) -> Generator[None, None, None]:
         """Show events of one moment."""
         for event in events:
             self.events += 1
             if isinstance(event, Verdict):
                 self.verdict = event
+            elif isinstance(event, Undecodable) and event.code == "decoder-bug":
+                self.bug = True
             for sink in self.sinks:
                 sink.show(self.migration, time, event)
             yield
+
+    @property
+    def exit_code(self) -> int:
+        """0: the stream was fine, 1: it was not, 3: migsniff's own decoder failed."""
+        if self.bug:
+            return 3
+        return 0 if self.verdict is not None and self.verdict.ok else 1
 
 
 def run(pipeline: Pipeline, arrivals: Iterable[Arrival], *, most: int | None = None) -> bool:

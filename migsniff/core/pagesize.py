@@ -4,10 +4,21 @@ A RAM record holds address and flags in one word, and the page size is what part
 be read without it. Sources: target/*/cpu-param.h, QEMU 5.2 to 11.1.
 """
 
+from migsniff.core.bytequeue import ByteQueue, Steps
+from migsniff.core.context import Context
+from migsniff.core.errors import StreamProblem
 from migsniff.core.pages import PAGE_ENCODINGS, GuestMemory
-from migsniff.core.wire import MACHINE_PAGE_SIZE, PAGE_SIZE_RECORDS, PAGE_SIZES, U64, RamFlag
+from migsniff.core.wire import (
+    MACHINE_PAGE_SIZE,
+    PAGE_SIZE_LOOKAHEAD,
+    PAGE_SIZE_RECORDS,
+    PAGE_SIZES,
+    U64,
+    RamFlag,
+)
 
 KINDS = sum(PAGE_ENCODINGS)
+FIRST_PAGES = "the first page records"
 
 
 def page_size_of_machine(machine: str) -> int | None:
@@ -16,6 +27,23 @@ def page_size_of_machine(machine: str) -> int | None:
         if machine == prefix or machine.startswith(prefix + "-"):
             return size
     return None
+
+
+def find_page_size(queue: ByteQueue, context: Context) -> Steps:
+    """Look ahead in the first page records, where neither machine nor configuration tells the page size."""
+    while True:
+        head = queue.peek(PAGE_SIZE_LOOKAHEAD)
+        final = queue.closed or len(head) == PAGE_SIZE_LOOKAHEAD
+        size = infer_page_size(head, context.memory, final=final)
+        if size is not None:
+            break
+        queue.check_hole()
+        queue.undecided = True
+        yield None
+    queue.undecided = False
+    if not size:
+        raise StreamProblem("page-size", machine=context.machine)
+    context.know_page_size(size, FIRST_PAGES)
 
 
 def infer_page_size(head: bytes, memory: GuestMemory, *, final: bool) -> int | None:

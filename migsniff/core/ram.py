@@ -14,23 +14,15 @@ from collections.abc import Generator
 import numpy as np
 from numpy.typing import NDArray
 
+from migsniff.core.blocklist import read_block_list
 from migsniff.core.bytequeue import ByteQueue, Steps
 from migsniff.core.context import Context
 from migsniff.core.errors import StreamProblem
-from migsniff.core.events import DirtySync, Event, RamBlock, RamBlocks, RamPages
+from migsniff.core.events import DirtySync, Event, RamPages
 from migsniff.core.pages import PAGE_ENCODINGS, GuestBlock, PageEncoding, Tallies, Tally, fold, summary
-from migsniff.core.pagesize import infer_page_size
+from migsniff.core.pagesize import find_page_size
 from migsniff.core.text import readable
-from migsniff.core.wire import (
-    MAX_RAM_BLOCKS,
-    OPTIONAL_NUMBER_MASK,
-    PAGE_SIZE_LOOKAHEAD,
-    PAGE_SIZES,
-    U64,
-    XBZRLE_HEADER,
-    XBZRLE_MARKER,
-    RamFlag,
-)
+from migsniff.core.wire import U64, XBZRLE_HEADER, XBZRLE_MARKER, RamFlag
 
 # Plain numbers: an operation on an enumeration's members costs as much as decoding a record.
 ZERO, PAGE, XBZRLE = int(RamFlag.ZERO), int(RamFlag.PAGE), int(RamFlag.XBZRLE)
@@ -355,12 +347,14 @@ class RamReader:
             self.flushes += 1
             return True
         if start and not self.memory.blocks:
-            yield from self._block_list()
+            self.where = "the RAM block list"
+            yield from read_block_list(self.channel, queue, self.context)
+            self.where = ""
             return True
         if not self.memory.blocks:
             raise StreamProblem("ram-no-list")
         if self.context.page_size is None:
-            yield from self._infer_page_size()
+            yield from find_page_size(queue, self.context)
         yield from self._page_record(word)
         return True
 
@@ -429,95 +423,3 @@ class RamReader:
         if block is None:
             raise StreamProblem("ram-block", name=readable(name))
         return block
-
-    # ------------------------------------------------------------ the block list
-
-    def _block_list(self) -> Steps:
-        """The MEM_SIZE record: names and lengths of all blocks, and in some modes page sizes and addresses.
-
-        The optional numbers are not announced. A block name is never empty, so a 0 where a name's length
-        should stand begins one; behind the last block it is told from a RAM record by having no flags.
-        """
-        queue, context = self.queue, self.context
-        start = queue.at
-        word = yield from queue.u64()
-        smallest = context.page_size or PAGE_SIZES[0]
-        if word & (smallest - 1) != RamFlag.MEM_SIZE:
-            raise StreamProblem("ram-flags", flags=word & (smallest - 1))
-        total = word - RamFlag.MEM_SIZE
-        blocks: list[RamBlock] = []
-        names: list[bytes] = []
-        left = total
-        self.where = "the RAM block list"
-        while left:
-            if len(blocks) == MAX_RAM_BLOCKS:
-                raise StreamProblem("count", what="RAM blocks", count="more", limit=MAX_RAM_BLOCKS)
-            name_length = yield from queue.u8()
-            if not name_length:
-                raise StreamProblem("string-empty", what="the name of a RAM block")
-            name = yield from queue.take(name_length)
-            length = yield from queue.u64()
-            if length > left:
-                raise StreamProblem("ram-blocks-total", total=total)
-            left -= length
-            numbers: list[int] = []
-            while (number := (yield from self._optional_number(last=not left))) is not None:
-                if len(numbers) == 2:
-                    raise StreamProblem("ram-block-numbers", name=readable(name))
-                numbers.append(number)
-            blocks.append(self._ram_block(name, length, numbers))
-            names.append(name)
-        self.memory.announce(list(zip(names, blocks, strict=True)))
-        if context.page_size is not None:
-            self.memory.set_page_size(context.page_size)
-        self.where = ""
-        yield RamBlocks(
-            channel=self.channel,
-            direction="fwd",
-            offset=start,
-            size=queue.at - start,
-            total=total,
-            page_size=context.page_size,
-            page_size_from=context.page_size_from,
-            blocks=tuple(blocks),
-        )
-
-    def _optional_number(self, *, last: bool) -> Generator[Event | None, None, int | None]:
-        queue = self.queue
-        yield from queue.wait(WORD if last else 1)
-        if last:
-            (number,) = U64.unpack_from(queue.data, queue.pos)
-            if number & OPTIONAL_NUMBER_MASK:
-                return None
-        elif queue.data[queue.pos]:
-            return None
-        return (yield from queue.u64())
-
-    def _ram_block(self, name: bytes, length: int, numbers: list[int]) -> RamBlock:
-        """A block with its optional numbers told apart: the page size stands before the address."""
-        shared = "x-ignore-shared" in self.context.capabilities
-        page_size = numbers[0] if numbers and (len(numbers) == 2 or not shared) else None
-        address = numbers[-1] if numbers and shared else None
-        if self.context.page_size and length % self.context.page_size:
-            raise StreamProblem(
-                "ram-block-length", name=readable(name), length=length, page_size=self.context.page_size
-            )
-        return RamBlock(readable(name), length, page_size, address)
-
-    # ------------------------------------------------------------ the page size
-
-    def _infer_page_size(self) -> Steps:
-        """Find the page size in the first page records, where neither machine nor configuration tells it."""
-        queue, memory = self.queue, self.memory
-        while True:
-            head = queue.peek(PAGE_SIZE_LOOKAHEAD)
-            size = infer_page_size(head, memory, final=queue.closed or len(head) == PAGE_SIZE_LOOKAHEAD)
-            if size is not None:
-                break
-            queue.check_hole()
-            queue.undecided = True
-            yield None
-        queue.undecided = False
-        if not size:
-            raise StreamProblem("page-size", machine=self.context.machine)
-        self.context.know_page_size(size, "the first page records")

@@ -22,6 +22,7 @@ from migsniff.core.events import (
     Verdict,
 )
 from migsniff.core.multifd import MultifdReader
+from migsniff.core.pagesize import FIRST_PAGES
 from migsniff.core.returnpath import ReturnPathReader
 from migsniff.core.stream import MainReader
 from migsniff.core.verdict import ConnectionEnd, judge
@@ -79,6 +80,7 @@ class Session:
         self.connections: dict[int, Connection] = {}
         self._last: DirectionDecoder | None = None
         self._told_page_size: int | None = None
+        self._stopped: tuple[str, dict[str, object]] | None = None
 
     # ------------------------------------------------------------ arrivals
 
@@ -89,7 +91,7 @@ class Session:
         elif isinstance(arrival, Ended):
             yield from self._ended(arrival)
         elif isinstance(arrival, Learned):
-            self.context.know_page_size(arrival.page_size, "the first page records")
+            self.context.know_page_size(arrival.page_size, FIRST_PAGES)
             self._told_page_size = arrival.page_size
         elif isinstance(arrival, Opened):
             self._connection(arrival.connection)
@@ -104,6 +106,11 @@ class Session:
         yield Verdict(
             channel="main", direction="fwd", offset=offset, size=0, ok=ok, outcome=outcome, message=message
         )
+
+    def detach(self) -> None:
+        """Within an iteration of `feed`: the chunk's data is wanted back, what is still needed is copied."""
+        if self._last is not None:
+            self._last.queue.detach()
 
     # ------------------------------------------------------------ what the feed asks
 
@@ -127,7 +134,7 @@ class Session:
     def learned_page_size(self) -> int | None:
         """The page size, once, if it had to be found in page contents (a stripped capture has none)."""
         context = self.context
-        if context.page_size_from != "the first page records" or self._told_page_size == context.page_size:
+        if context.page_size_from != FIRST_PAGES or self._told_page_size == context.page_size:
             return None
         self._told_page_size = context.page_size
         return context.page_size
@@ -142,6 +149,7 @@ class Session:
 
     def stop_decoding(self, code: str, **details: object) -> Iterator[Event]:
         """Give up decoding on all channels; bytes are only counted from here on."""
+        self._stopped = code, details
         for connection in self.connections.values():
             for decoder in connection.decoders.values():
                 if decoder.steps is not None:
@@ -210,6 +218,8 @@ class Session:
             decoder.parse(preempt, preempt.run())
         else:
             decoder.opaque_as = OPAQUE[role]
+        if self._stopped is not None and decoder.steps is not None:
+            yield decoder.stop(self._stopped[0], **self._stopped[1])
 
     def _decoder(self, connection: Connection, direction: Direction, name: str) -> DirectionDecoder:
         decoder = DirectionDecoder(name, direction, connection.queues[direction])

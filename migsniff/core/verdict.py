@@ -74,7 +74,8 @@ def judge(connections: Sequence["Connection"], looks_like: Callable[[bytes], str
         outcome = "refused" if early else ("reset" if first.how == "reset" else "failed")
         return False, outcome, f"{first}, {place}; {_said(main, shut)}", offset
     if first.by == "source" and first.how == "eof" and main.main.between_iterations:
-        return False, "cancelled", f"the source ended the migration {place}; {_said(main, shut)}", offset
+        message = f"the source ended the migration between two sections, {place}; {_said(main, shut)}"
+        return False, "cancelled", message, offset
     outcome = "reset" if first.how == "reset" else "truncated"
     return False, outcome, f"{first} {place}; {_said(main, shut)}", offset
 
@@ -99,21 +100,21 @@ def _finished(
     main: "Connection", first: ConnectionEnd | None, shut: int | None, ending: str, offset: int
 ) -> Judgement:
     """The whole stream was sent."""
-    if shut:
-        return (
-            False,
-            "failed",
-            f"the whole stream was sent, then the destination reported an error; {ending}",
-            offset,
-        )
-    if shut == 0:
-        return True, "completed", "completed: the destination confirmed that it runs", offset
-    if first is not None and first.by == "destination" and first.how in ("reset", "error"):
-        return False, "failed", f"the whole stream was sent, then {ending}", offset
     assert main.main is not None
-    if main.main.context.return_path and first is not None and first.by == "destination":
-        return False, "failed", f"the whole stream was sent, then {ending}", offset
-    return True, "completed", "completed: the whole stream was sent (no return path to confirm it)", offset
+    sent = "the whole stream was sent"
+    if shut:
+        return False, "failed", f"{sent}, then the destination reported an error; {ending}", offset
+    if shut == 0:
+        return True, "completed", f"{sent}, and the destination confirmed that it runs (SHUT 0)", offset
+    by_destination = first is not None and first.by == "destination"
+    spoke = main.queues["rev"].wire_end > 0
+    if by_destination and first is not None and (spoke or first.how in ("reset", "error", "timeout")):
+        return False, "failed", f"{sent}, then {ending}", offset
+    if not main.main.context.return_path:
+        return True, "completed", f"{sent}; without a return path nothing tells whether it was loaded", offset
+    if not spoke:
+        return True, "completed", f"{sent}; what the destination said on the return path was not seen", offset
+    return False, "failed", f"{sent}, but the destination never confirmed it; {ending}", offset
 
 
 def _ending(main: "Connection", first: ConnectionEnd | None, shut: int | None) -> str:

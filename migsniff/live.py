@@ -1,0 +1,335 @@
+"""Migrations as they pass: what the relay's taps hand over is decoded, shown and saved, a millisecond at a time.
+
+All of this runs in the event loop's thread, behind the forwarding: a chunk has been sent on before it comes
+here. What is not done when the millisecond is over waits in a queue; when the queue is too long, decoding ends.
+"""
+
+import asyncio
+import itertools
+import time
+from collections import deque
+from collections.abc import Callable, Generator
+from datetime import UTC, datetime
+from secrets import token_hex
+from typing import Final
+
+import msgspec
+
+from migsniff.core.errors import problem_text
+from migsniff.core.events import Arrival, Chunk, Direction, Ended, EndKind, Opened, Party
+from migsniff.feed.capture import CaptureWriter
+from migsniff.pipeline import Pipeline
+from migsniff.show.stats import Stats
+
+TURN: Final = 0.001  # seconds of decoding before the loop may forward again
+SLICE_FIRST: Final = 256 << 10
+SLICE_LEAST: Final = 16 << 10
+SLICE_MOST: Final = 1 << 20
+MAX_BEHIND: Final = 64 << 20  # bytes that wait for decoding before it is given up
+
+
+class Note(msgspec.Struct, frozen=True):
+    """Something for the capture's timeline that is no arrival: a pause, a connection's TCP_INFO."""
+
+    time: int
+    connection: int
+    kind: str
+    facts: dict[str, object]
+
+
+class LiveMigration:
+    """One running migration. `done` is called with it after its verdict; `say` shows migsniff's own messages."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        capture: CaptureWriter | None,
+        stats: Stats,
+        *,
+        started: datetime,
+        say: Callable[[str], None],
+        done: Callable[["LiveMigration"], None],
+        max_behind: int = MAX_BEHIND,
+    ) -> None:
+        self.pipeline = pipeline
+        self.capture = capture
+        self.started = started
+        self.failed: str | None = None  # why nothing is decoded any more
+        self._dead = False  # not even counting works
+        self.open = 0  # directions that have not ended
+        self.ever_open = False
+        self.connections = itertools.count()
+        self._stats = stats
+        self._say = say
+        self._done = done
+        self._max_behind = max_behind
+        self._zero = time.monotonic_ns()
+        self._queue: deque[Arrival | Note] = deque()
+        self._behind = 0
+        self._current: Chunk | None = None  # what is left of the chunk that is being decoded
+        self._slice: Chunk | None = None
+        self._running: Generator[None, None, None] | None = None
+        self._slice_size = SLICE_FIRST
+        self._held: dict[tuple[int, Direction], bytes] = {}
+        self._scheduled = False
+        self._finished = False
+
+    @property
+    def migration(self) -> str:
+        """Its id."""
+        return self.pipeline.migration
+
+    def now(self) -> int:
+        """Microseconds since the migration began."""
+        return (time.monotonic_ns() - self._zero) // 1000
+
+    # ------------------------------------------------------------ from the taps
+
+    def arrive(self, arrival: Arrival | Note) -> None:
+        """Take what has happened. A chunk's data is borrowed for the time of the call."""
+        if self._busy:
+            self._enqueue(arrival)
+            return
+        self._begin(arrival)
+        self._turn()
+        if self._current is not None:
+            self._current = _owned(self._current)
+            self._behind += len(self._current.data)
+
+    def _enqueue(self, arrival: Arrival | Note) -> None:
+        if isinstance(arrival, Chunk):
+            self._behind += len(arrival.data)
+            if self._behind > self._max_behind and self.failed is None:
+                self._give_up("decoder-behind", limit=self._max_behind)
+            arrival = _owned(arrival)
+        self._queue.append(arrival)
+
+    # ------------------------------------------------------------ a turn of decoding
+
+    @property
+    def _busy(self) -> bool:
+        return self._running is not None or self._current is not None or bool(self._queue)
+
+    def _turn(self) -> None:
+        """Work for about a millisecond, and come back for the rest."""
+        self._scheduled = False
+        deadline = time.perf_counter() + TURN
+        while self._running is not None or self._next():
+            try:
+                done = self._work(deadline)
+            except Exception as bug:  # decoding and showing must never reach the forwarding
+                self._running = None
+                self._give_up("decoder-bug", detail=f"{type(bug).__name__}: {bug}")
+                continue
+            if not done or time.perf_counter() > deadline:
+                break
+        if self._busy and not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_soon(self._turn)
+
+    def _work(self, deadline: float) -> bool:
+        """Go on with what is running; False if the time was over first."""
+        assert self._running is not None
+        for _ in self._running:
+            if time.perf_counter() > deadline:
+                self.pipeline.session.detach()
+                if self._slice is not None:
+                    self._slice = _owned(self._slice)
+                return False
+        self._running = None
+        return True
+
+    def _next(self) -> bool:
+        """Begin with what comes next; False if there is nothing."""
+        if self._current is not None:
+            self._begin_slice()
+        elif self._queue:
+            arrival = self._queue.popleft()
+            if isinstance(arrival, Chunk):
+                self._behind -= len(arrival.data)
+            self._begin(arrival)
+        elif not self.open and not self._finished:
+            self._finished = True
+            self._running = self._finish()
+        else:
+            return False
+        return True
+
+    def _begin(self, arrival: Arrival | Note) -> None:
+        if isinstance(arrival, Chunk):
+            self._current = arrival
+            self._begin_slice()
+        else:
+            self._running = self._other(arrival)
+
+    def _begin_slice(self) -> None:
+        """Cut off as much of the current chunk as takes about half a turn to decode."""
+        chunk = self._current
+        assert chunk is not None
+        size = len(chunk.data)
+        if size > self._slice_size:
+            data = memoryview(chunk.data)
+            rest = data[self._slice_size :]
+            self._current = msgspec.structs.replace(chunk, data=rest)
+            chunk = msgspec.structs.replace(chunk, data=data[: self._slice_size], end=chunk.end - len(rest))
+        else:
+            self._current = None
+        self._slice = chunk
+        self._running = self._decode(chunk)
+
+    # ------------------------------------------------------------ what there is to do
+
+    def _decode(self, chunk: Chunk) -> Generator[None, None, None]:
+        began = time.perf_counter()
+        events = self.pipeline.events
+        if not self._dead:
+            yield from self.pipeline.feed(chunk)
+        name = self.pipeline.session.channel(chunk.connection)
+        self._stats.progress(self.migration, chunk.time, name or "?", chunk.direction, chunk.end)
+        if self.capture is not None and self._slice is not None:
+            self._save(self.capture, self._slice, name, events != self.pipeline.events)
+        self._slice = None
+        took = time.perf_counter() - began
+        if took > TURN / 2:
+            self._slice_size = max(SLICE_LEAST, self._slice_size // 2)
+        elif took < TURN / 4 and len(chunk.data) >= self._slice_size:
+            self._slice_size = min(SLICE_MOST, self._slice_size * 2)
+
+    def _save(self, capture: CaptureWriter, chunk: Chunk, name: str | None, has_events: bool) -> None:
+        """Hand a decoded chunk to the capture, but for the bytes of which it is not decided what they are."""
+        session = self.pipeline.session
+        if self._dead:
+            nothing = [(chunk.end - len(chunk.data), chunk.end)]
+            capture.chunk(chunk, name or f"unknown-{chunk.connection}", nothing, has_events)
+            return
+        if page_size := session.learned_page_size():
+            capture.note(chunk.time, "learned", chunk.connection, page_size=page_size)
+        key = chunk.connection, chunk.direction
+        held = self._held.pop(key, b"")
+        data = held + bytes(chunk.data) if held else chunk.data
+        settled = session.settled
+        if settled is not None:
+            cut = len(data) - (chunk.end - settled)
+            self._held[key] = bytes(data[cut:])
+            chunk = msgspec.structs.replace(chunk, data=memoryview(data)[:cut], end=settled)
+        elif held:
+            chunk = msgspec.structs.replace(chunk, data=data)
+        capture.chunk(chunk, name, session.omitted, has_events)
+
+    def _other(self, arrival: Arrival | Note) -> Generator[None, None, None]:
+        capture = self.capture
+        if isinstance(arrival, Note):
+            if capture is not None:
+                capture.note(arrival.time, arrival.kind, arrival.connection, **arrival.facts)
+            return
+        if isinstance(arrival, Opened) and capture is not None:
+            capture.opened(arrival)
+        if not self._dead:
+            yield from self.pipeline.feed(arrival)
+        if isinstance(arrival, Ended) and capture is not None:
+            capture.ended(arrival)
+
+    def _finish(self) -> Generator[None, None, None]:
+        """The verdict, and the end of the capture."""
+        try:
+            yield from self.pipeline.finish()
+        finally:
+            if self.capture is not None:
+                verdict = self.pipeline.verdict
+                result: dict[str, object] = {
+                    "verdict": None if verdict is None else msgspec.to_builtins(verdict)
+                }
+                if self.failed is not None:
+                    result["decoding"] = self.failed
+                self.capture.close(result)
+            self._done(self)
+
+    def _give_up(self, code: str, **details: object) -> None:
+        """Decode no more: bytes are only counted from here on, and if that fails too, nothing is."""
+        if self.failed is not None:
+            self._dead = self._dead or code == "decoder-bug"
+            return
+        session = self.pipeline.session
+        if self._running is not None:
+            self._running.close()
+            self._running = None
+        try:
+            self.failed = f"{problem_text(code, **details)}; decoded up to {session.where()}"
+            session.detach()
+            for _ in self.pipeline.show(session.stop_decoding(code, **details), self.pipeline.time):
+                pass
+        except Exception as bug:
+            self.failed = self.failed or problem_text("decoder-bug", detail=f"{type(bug).__name__}: {bug}")
+            self._dead = True
+        self._say(f"{self.migration}: {self.failed}")
+
+
+class MigrationTap:
+    """What the relay tells of one connection becomes arrivals of the migration that it belongs to."""
+
+    def __init__(self, join: Callable[[], LiveMigration], source: str, destination: str) -> None:
+        self._join = join
+        self._source = source
+        self._destination = destination
+        self._live: LiveMigration | None = None
+        self._connection = 0
+        self._at: dict[Direction, int] = {"fwd": 0, "rev": 0}
+
+    def opened(self) -> None:
+        """The first byte has come: the connection is part of a migration."""
+        live = self._live = self._join()
+        live.open += 2
+        self._connection = next(live.connections)
+        live.arrive(Opened(live.now(), self._connection, self._source, self._destination))
+
+    def data(self, direction: Direction, view: memoryview) -> None:
+        """Bytes that have been forwarded."""
+        if (live := self._live) is not None:
+            self._at[direction] += len(view)
+            live.arrive(Chunk(live.now(), self._connection, direction, view, self._at[direction]))
+
+    def paused(self, direction: Direction, paused: bool) -> None:
+        """One side does not take the bytes as fast as the other sends them, or does again."""
+        self._note("paused" if paused else "resumed", direction=direction, offset=self._at[direction])
+
+    def tcp_info(self, leg: str, facts: dict[str, object]) -> None:
+        """What the kernel says of one leg."""
+        self._note("tcp_info", leg=leg, **facts)
+
+    def ended(self, direction: Direction, how: EndKind, by: Party, error: str | None) -> None:
+        """One direction has ended."""
+        if (live := self._live) is not None:
+            live.open -= 1
+            live.arrive(Ended(live.now(), self._connection, direction, how, by, error))
+
+    def _note(self, kind: str, **facts: object) -> None:
+        if (live := self._live) is not None and live.capture is not None:
+            live.arrive(Note(live.now(), self._connection, kind, facts))
+
+
+class Migrations:
+    """The migrations that pass through one pair of endpoints, one after the other.
+
+    A connection that begins while a migration runs belongs to it; the next one begins when all have ended.
+    """
+
+    def __init__(self, start: Callable[[str, datetime], LiveMigration]) -> None:
+        self._start = start
+        self.running: LiveMigration | None = None
+
+    def tap(self, source: str, destination: str) -> MigrationTap:
+        """A tap for a new connection."""
+        return MigrationTap(self._join, source, destination)
+
+    def _join(self) -> LiveMigration:
+        live = self.running
+        if live is None or (not live.open and live.ever_open):
+            now = datetime.now(UTC)
+            live = self.running = self._start(f"{now:%Y%m%dT%H%M%S}-{token_hex(2)}", now)
+        live.ever_open = True
+        return live
+
+
+def _owned(chunk: Chunk) -> Chunk:
+    """The chunk with bytes of its own."""
+    return msgspec.structs.replace(chunk, data=bytes(chunk.data))
