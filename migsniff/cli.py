@@ -101,8 +101,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_proxy(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Forward migrations from --listen to --forward, decode them and save captures. Whoever connects to the "
-        "listening port reaches QEMU's incoming socket, which serves one migration: see --allow."
+        "Forward migrations from --listen to --forward, decode them and save captures. Whoever connects to "
+        "the listening port reaches QEMU's incoming socket, which serves one migration: see --allow."
     )
     end = "PORT, HOST:PORT, [IPv6]:PORT, tcp:HOST:PORT or unix:PATH"
     parser.add_argument(
@@ -129,9 +129,7 @@ def _add_proxy(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--loop", choices=("uvloop", "asyncio"), default="uvloop", help="event loop (default: uvloop)"
     )
-    parser.add_argument(
-        "--no-decode", action="store_true", help="only forward, and save everything if --ram keep is given"
-    )
+    parser.add_argument("--no-decode", action="store_true", help="only forward: nothing is shown or saved")
     saving = parser.add_argument_group("saving")
     saving.add_argument(
         "-w", "--write", default="captures", metavar="DIR", help="where captures go (default: captures)"
@@ -175,7 +173,9 @@ def _add_analyze(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_demo(parser: argparse.ArgumentParser) -> None:
-    parser.description = "Run a real migration between two QEMUs through the proxy; without QEMU, play a bundled capture through it."
+    parser.description = (
+        "Run a real migration between two QEMUs through the proxy; without QEMU, play a bundled capture."
+    )
     parser.add_argument(
         "--loop", choices=("uvloop", "asyncio"), default="uvloop", help="event loop (default: uvloop)"
     )

@@ -1,7 +1,8 @@
-"""Migrations as they pass: what the relay's taps hand over is decoded, shown and saved, a millisecond at a time.
+"""Migrations as they pass: what the relay's taps hand over is decoded, shown and saved.
 
 All of this runs in the event loop's thread, behind the forwarding: a chunk has been sent on before it comes
-here. What is not done when the millisecond is over waits in a queue; when the queue is too long, decoding ends.
+here. It works a millisecond at a time; what is left then waits in a queue, and if that grows too long,
+decoding ends.
 """
 
 import asyncio
@@ -38,7 +39,7 @@ class Note(msgspec.Struct, frozen=True):
 
 
 class LiveMigration:
-    """One running migration. `done` is called with it after its verdict; `say` shows migsniff's own messages."""
+    """One running migration. `done` is called after its verdict, `say` shows migsniff's own messages."""
 
     def __init__(
         self,
@@ -46,14 +47,12 @@ class LiveMigration:
         capture: CaptureWriter | None,
         stats: Stats,
         *,
-        started: datetime,
         say: Callable[[str], None],
         done: Callable[["LiveMigration"], None],
         max_behind: int = MAX_BEHIND,
     ) -> None:
         self.pipeline = pipeline
         self.capture = capture
-        self.started = started
         self.failed: str | None = None  # why nothing is decoded any more
         self._dead = False  # not even counting works
         self.open = 0  # directions that have not ended
@@ -78,6 +77,17 @@ class LiveMigration:
     def migration(self) -> str:
         """Its id."""
         return self.pipeline.migration
+
+    @property
+    def exit_code(self) -> int:
+        """What the proxy would exit with if this were its only migration."""
+        return 0 if self.pipeline.verdict is None and self.failed is None else self.pipeline.exit_code
+
+    def close(self) -> None:
+        """End it now, with all that waits, whether its connections have ended or not."""
+        self.open = 0
+        while self._running is not None or self._next():
+            self._guarded(float("inf"))
 
     def now(self) -> int:
         """Microseconds since the migration began."""
@@ -115,29 +125,30 @@ class LiveMigration:
         self._scheduled = False
         deadline = time.perf_counter() + TURN
         while self._running is not None or self._next():
-            try:
-                done = self._work(deadline)
-            except Exception as bug:  # decoding and showing must never reach the forwarding
-                self._running = None
-                self._give_up("decoder-bug", detail=f"{type(bug).__name__}: {bug}")
-                continue
-            if not done or time.perf_counter() > deadline:
+            self._guarded(deadline)
+            if time.perf_counter() > deadline:
                 break
         if self._busy and not self._scheduled:
             self._scheduled = True
             asyncio.get_running_loop().call_soon(self._turn)
 
-    def _work(self, deadline: float) -> bool:
-        """Go on with what is running; False if the time was over first."""
+    def _guarded(self, deadline: float) -> None:
+        """Go on with what is running until the time is over. Nothing gets out of here into the forwarding."""
+        try:
+            self._work(deadline)
+        except Exception as bug:
+            self._running = None
+            self._give_up("decoder-bug", detail=f"{type(bug).__name__}: {bug}")
+
+    def _work(self, deadline: float) -> None:
         assert self._running is not None
         for _ in self._running:
             if time.perf_counter() > deadline:
                 self.pipeline.session.detach()
                 if self._slice is not None:
                     self._slice = _owned(self._slice)
-                return False
+                return
         self._running = None
-        return True
 
     def _next(self) -> bool:
         """Begin with what comes next; False if there is nothing."""
@@ -232,7 +243,8 @@ class LiveMigration:
     def _finish(self) -> Generator[None, None, None]:
         """The verdict, and the end of the capture."""
         try:
-            yield from self.pipeline.finish()
+            if not self._dead:
+                yield from self.pipeline.finish()
         finally:
             if self.capture is not None:
                 verdict = self.pipeline.verdict

@@ -16,7 +16,7 @@ class Sink(Protocol):
 
 
 class Pipeline:
-    """One migration on its way from arrivals to sinks. `verdict` is there once `finish` has been exhausted."""
+    """One migration on its way from arrivals to sinks; `verdict` is there once `finish` is exhausted."""
 
     def __init__(self, migration: str, session: Session, sinks: Iterable[Sink]) -> None:
         self.migration = migration

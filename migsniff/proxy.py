@@ -1,0 +1,226 @@
+"""The proxy command: endpoints, signals, what is shown while it runs, and the exit code."""
+
+import argparse
+import asyncio
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+from rich.console import Console
+
+from migsniff.core.devices import DeviceStateBudget
+from migsniff.core.errors import UsageError
+from migsniff.core.session import Session
+from migsniff.feed.capture import CaptureWriter
+from migsniff.feed.endpoints import Endpoint, parse_endpoint, parse_network
+from migsniff.feed.recognise import recognise
+from migsniff.feed.relay import Relay
+from migsniff.live import LiveMigration, Migrations
+from migsniff.pipeline import Pipeline, Sink
+from migsniff.show.info import status_line
+from migsniff.show.log import Log, LogOptions
+from migsniff.show.output import Output
+from migsniff.show.stats import Stats
+from migsniff.show.ui import LiveView, usable
+from migsniff.show.words import escape
+
+SAME_SIGNAL: Final = 1.0  # seconds within which two signals count as one
+SWITCH_INTERVAL: Final = 0.0005  # seconds a thread of ours may hold the interpreter while bytes wait
+GRACE: Final = 5.0  # seconds for the disk to take what is left
+
+
+def serve(options: argparse.Namespace, log_options: LogOptions) -> int:
+    """Run the proxy until it is told to end; returns the worst exit code of its migrations."""
+    if len(options.listen) != len(options.forward):
+        raise UsageError("each --listen needs a --forward")
+    pairs = [
+        (parse_endpoint(listen), parse_endpoint(forward))
+        for listen, forward in zip(options.listen, options.forward, strict=True)
+    ]
+    networks = tuple(parse_network(network) for network in options.allow)
+    sys.setswitchinterval(SWITCH_INTERVAL)
+    with asyncio.Runner(loop_factory=loop_factory(options.loop)) as runner:
+        proxy = Proxy(options, log_options)
+        return runner.run(proxy.run(pairs, networks))
+
+
+def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
+    """The event loop by its name."""
+    if name == "asyncio":
+        return asyncio.SelectorEventLoop
+    try:
+        import uvloop
+    except ImportError:
+        raise UsageError("uvloop is not installed: use --loop asyncio") from None
+    return uvloop.new_event_loop
+
+
+class Proxy:
+    """Relays, the migrations in them, and who shows them."""
+
+    def __init__(self, options: argparse.Namespace, log_options: LogOptions) -> None:
+        self.options = options
+        self.exit_code = 0
+        self.relays: list[Relay] = []
+        self.running: dict[str, LiveMigration] = {}
+        self.stats = Stats()
+        self.log: Log | None = None
+        self.view: LiveView | None = None
+        self._log_options = log_options
+        self._messages = Output(2, flush_each=True)
+        self._captures: list[CaptureWriter] = []
+        self._budget = DeviceStateBudget()
+        self._ended = asyncio.Event()
+        self._signalled: float | None = None
+
+    async def run(self, pairs: Sequence[tuple[Endpoint, Endpoint]], networks: Sequence[Any]) -> int:
+        """Serve until a signal ends it."""
+        loop = asyncio.get_running_loop()
+        try:
+            for listen, forward in pairs:
+                await self._listen(listen, forward, networks)
+            self._show()
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.add_signal_handler(number, self._signal)
+            loop.add_signal_handler(signal.SIGUSR1, self._status)
+            await self._ended.wait()
+        finally:
+            for relay in self.relays:
+                relay.abort()
+            await self._close()
+        return self.exit_code
+
+    # ------------------------------------------------------------ starting
+
+    async def _listen(self, listen: Endpoint, forward: Endpoint, networks: Sequence[Any]) -> None:
+        migrations = Migrations(self._begin)
+        relay = Relay(
+            listen,
+            forward,
+            None if self.options.no_decode else migrations.tap,
+            allow=networks,
+            say=self.say,
+        )
+        await relay.start()
+        self.relays.append(relay)
+        self.say(f"listening on {', '.join(relay.addresses)}, forwarding to {forward}")
+
+    def _show(self) -> None:
+        """Tell what will be saved, and begin to show."""
+        options = self.options
+        if not options.no_save and not options.no_decode:
+            what = "with all guest memory" if options.ram == "keep" else "without guest memory (see --ram)"
+            self.say(f"saving captures {what} in {options.write}")
+        console = Console()
+        if not options.log and self._log_options.format == "text" and usable(console):
+            listening = [address for relay in self.relays for address in relay.addresses]
+            self.view = LiveView(self.stats.by_migration, console, listening=listening)
+            self.view.start()
+        elif not options.no_decode:
+            self.log = Log(self._log_options, 1, blocking=False)
+
+    def _begin(self, migration: str, started: datetime) -> LiveMigration:
+        """A migration begins: its session, whoever shows it, and its capture."""
+        options = self.options
+        session = Session(
+            fields=self.log is not None and self._log_options.fields,
+            note_omitted=not options.no_save,
+            budget=self._budget,
+            looks_like=recognise,
+        )
+        self.stats.begins(migration)
+        sinks: list[Sink] = [self.stats]
+        if self.log is not None:
+            self.log.begins(migration, started)
+            sinks.append(self.log)
+        capture = None if options.no_save else self._capture(migration, started)
+        live = LiveMigration(
+            Pipeline(migration, session, sinks),
+            capture,
+            self.stats,
+            say=self.say,
+            done=self._done,
+        )
+        self.running[migration] = live
+        return live
+
+    def _capture(self, migration: str, started: datetime) -> CaptureWriter:
+        options = self.options
+        facts = {"listen": options.listen, "forward": options.forward, "loop": options.loop}
+        capture = CaptureWriter(
+            Path(options.write),
+            ram=options.ram,
+            migration=migration,
+            facts=facts,
+            start=started,
+            on_problem=lambda problem: self.say(f"{migration}: {problem}"),
+        )
+        self._captures = [*(c for c in self._captures if not c.join(0)), capture]
+        return capture
+
+    # ------------------------------------------------------------ while it runs
+
+    def say(self, text: str) -> None:
+        """A message of migsniff's own: standard error, or above the live view. From any thread."""
+        if self.view is not None:
+            self.view.message(text)
+        else:
+            self._messages.write(f"migsniff: {escape(text)}\n")
+
+    def _done(self, live: LiveMigration) -> None:
+        """A migration has got its verdict."""
+        self.running.pop(live.migration, None)
+        self.exit_code = max(self.exit_code, live.exit_code)
+        if self.log is None and self.view is None and live.pipeline.verdict is not None:
+            self.say(f"{live.migration}: {live.pipeline.verdict.message}")
+        if self._signalled is not None and not self.running:
+            self._ended.set()
+
+    def _signal(self) -> None:
+        """Ctrl-C or SIGTERM: finish what runs; a second one ends it."""
+        now = time.monotonic()
+        if self._signalled is None:
+            self._signalled = now
+            for relay in self.relays:
+                relay.stop_accepting(unless=self._has_running)
+            if not self._has_running():
+                self._ended.set()
+            else:
+                self.say("waiting for the running migration to end; a second signal ends it now")
+        elif now - self._signalled > SAME_SIGNAL:
+            self._ended.set()
+
+    def _status(self) -> None:
+        """SIGUSR1: a line about each running migration."""
+        for live in self.running.values():
+            line = status_line(self.stats.by_migration[live.migration])
+            state = live.failed or f"decoding at {live.pipeline.session.where()}"
+            saving = (
+                ""
+                if live.capture is None
+                else f"; {live.capture.problem or f'saving in {live.capture.path}'}"
+            )
+            self.say(f"{live.migration}: {line}; {state}{saving}")
+        if not self.running:
+            self.say(f"no migration is running; {len(self.stats.by_migration)} have ended")
+
+    def _has_running(self) -> bool:
+        return bool(self.running)
+
+    async def _close(self) -> None:
+        """Write what waits: the captures, the log, the view's summary."""
+        for live in list(self.running.values()):
+            live.close()
+        deadline = time.monotonic() + GRACE
+        for capture in self._captures:
+            if not capture.join(max(0.0, deadline - time.monotonic())):
+                self.say(f"the disk did not take the capture in {capture.path} in time")
+        if self.view is not None:
+            self.view.stop()
+        if self.log is not None:
+            self.log.close()
+        self._messages.close()
