@@ -13,8 +13,8 @@ from migsniff.core.events import (
     RamBlock,
     RamBlocks,
 )
-from migsniff.show.info import PASS_HEADINGS, info_dict, pass_line, render_info, summary_lines
-from migsniff.show.stats import MigrationStats
+from migsniff.show.info import PASS_HEADINGS, info_dict, pass_line, render_info, status_line, summary_lines
+from migsniff.show.migration import MigrationStats
 from tests.synthetic import PRECOPY, ram
 
 FACTS = {"File": "x\x1b.fwd", "Size": 16_616_467, "Stripped": True, "Endpoints": ["a", "b"], "Ended": None}
@@ -158,6 +158,26 @@ def test_several_channels_are_listed() -> None:
     )
     lines = text_of(after((*PRECOPY[:9], (50_200, packet)))).splitlines()
     assert "  multifd-0 fwd:     5064" in lines
+
+
+@pytest.mark.parametrize(
+    ("events", "line"),
+    [
+        (0, "connecting, 0 us, 0 B sent, - now, - on average"),
+        (
+            11,
+            "iteration 2, 120.0 ms, 14.5 MB sent, 120.8 MB/s now, 120.8 MB/s on average, "
+            "16384 of 16384 pages sent, 200 again",
+        ),
+        (
+            25,
+            "done, 161.0 ms, 16.6 MB sent, 103.2 MB/s now, 103.2 MB/s on average, "
+            "16384 of 16384 pages sent, 1000 again, 3 devices",
+        ),
+    ],
+)
+def test_status_line(events: int, line: str) -> None:
+    assert status_line(after(PRECOPY[:events])) == line
 
 
 def test_hostile_names_are_escaped() -> None:

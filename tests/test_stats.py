@@ -19,18 +19,17 @@ from migsniff.core.events import (
     RamBlocks,
     Verdict,
 )
-from migsniff.show.model import Throughput
-from migsniff.show.stats import (
+from migsniff.show.migration import (
     FIRST_PASSES,
     LARGEST_DEVICES,
     LAST_DEVICES,
     LAST_PASSES,
     MAX_CHANNELS,
     MAX_FINDINGS,
-    MAX_FINISHED,
     MigrationStats,
-    Stats,
 )
+from migsniff.show.model import Throughput
+from migsniff.show.stats import MAX_FINISHED, Stats
 from tests.synthetic import FIRST, MIB, PRECOPY, SECOND, command, device, ram, reply
 
 AT = {"channel": "main", "direction": "fwd"}

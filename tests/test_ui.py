@@ -13,8 +13,9 @@ import pytest
 from rich.console import Console
 
 from migsniff.core.events import Event, RamBlock, RamBlocks
+from migsniff.show.migration import MigrationStats
 from migsniff.show.screen import draw
-from migsniff.show.stats import MigrationStats, Stats
+from migsniff.show.stats import Stats
 from migsniff.show.ui import LiveView, usable
 from tests.synthetic import PRECOPY, device, ram
 

@@ -23,9 +23,9 @@ _ADDRESSES: Final = {"first", "last", "address", "length", "total", "start"}
 
 def tree(event: Event) -> Iterator[str]:
     """Lines for everything that `event` holds: a gutter with wire offset and size, then name and value."""
-    for field in msgspec.structs.fields(event):
-        if field.name not in _NOT_LISTED:
-            yield from _facts(field.name, getattr(event, field.name), 0)
+    for attribute in event.__struct_fields__:
+        if attribute not in _NOT_LISTED:
+            yield from _facts(attribute, getattr(event, attribute), 0)
     if isinstance(event, DeviceSection):
         for state in event.fields:
             yield from field_lines(state, 0)
@@ -56,8 +56,8 @@ def _facts(label: str, value: object, depth: int) -> Iterator[str]:
             yield _line(f"{label}: {counts_text(value)}", depth)
         case msgspec.Struct():
             yield _line(f"{label}:", depth)
-            for field in msgspec.structs.fields(value):
-                yield from _facts(field.name, getattr(value, field.name), depth + 1)
+            for attribute in value.__struct_fields__:
+                yield from _facts(attribute, getattr(value, attribute), depth + 1)
         case dict():
             yield _line(f"{label}:" if value else f"{label}: none", depth)
             for key, argument in value.items():
@@ -78,24 +78,22 @@ def _facts(label: str, value: object, depth: int) -> Iterator[str]:
 
 def counts_text(counts: PageCounts) -> str:
     """Pages by kind, those kinds that there are: normal=12 zero=3 resent=1."""
-    text = " ".join(
-        f"{kind}={count}"
-        for kind, count in (
-            ("normal", counts.normal),
-            ("zero", counts.zero),
-            ("xbzrle", counts.xbzrle),
-            ("compressed", counts.compressed),
-            ("resent", counts.resent),
-        )
-        if count
-    )
-    return text or "no pages"
+    text = f"normal={counts.normal}" if counts.normal else ""
+    if counts.zero:
+        text += f" zero={counts.zero}"
+    if counts.xbzrle:
+        text += f" xbzrle={counts.xbzrle}"
+    if counts.compressed:
+        text += f" compressed={counts.compressed}"
+    if counts.resent:
+        text += f" resent={counts.resent}"
+    return text.lstrip() or "no pages"
 
 
 def _value(field: Field) -> str:
     value = field.value
     if field.type == "timer":
-        return ", ".join(map(_timer, value[:RUNS_SHOWN])) if isinstance(value, tuple) else _timer(value)
+        return _timers(value) if isinstance(value, tuple) else _timer(value)
     if field.type == "unused_buffer" and not any(field.raw):
         return "unused, all zero"
     if field.type == "nullptr":
@@ -103,6 +101,11 @@ def _value(field: Field) -> str:
     if value is None:
         return _raw(field.raw) if field.raw else f"{field.size} bytes, not kept"
     return _plain(value)
+
+
+def _timers(values: tuple[object, ...]) -> str:
+    more = f", ... ({len(values)} in all)" if len(values) > RUNS_SHOWN else ""
+    return ", ".join(map(_timer, values[:RUNS_SHOWN])) + more
 
 
 def _timer(value: object) -> str:

@@ -6,8 +6,8 @@ from typing import Final
 
 from migsniff.core.events import DirectionEnded, Finding
 from migsniff.show.fields import counts_text
+from migsniff.show.migration import MigrationStats
 from migsniff.show.model import BlockStats, PassStats
-from migsniff.show.stats import MigrationStats
 from migsniff.show.words import escape, memory, name, number, rate, seconds, several, wire
 
 LABEL_WIDTH: Final = 20
@@ -190,6 +190,22 @@ def summary_lines(stats: MigrationStats, passes: int) -> list[str]:
     if rows:
         lines += ["  " + pass_line(PASS_HEADINGS), *("  " + row for row in rows)]
     return [*lines, *finding_rows(stats, 3), _labelled("Verdict", verdict_text(stats))]
+
+
+def status_line(stats: MigrationStats) -> str:
+    """One line on how far a migration is."""
+    parts = [escape(stats.phase), seconds(stats.elapsed), f"{wire(stats.sent)} sent"]
+    parts.append(f"{rate(stats.throughput.now(stats.elapsed))} now, {rate(stats.mean_throughput)} on average")
+    if stats.blocks:
+        first = sum(block.distinct for block in list(stats.blocks.values()))
+        parts.append(
+            f"{number(first)} of {number(stats.pages)} pages sent, {number(stats.counts.resent)} again"
+        )
+    if stats.devices:
+        parts.append(several(stats.devices, "device"))
+    if stats.findings:
+        parts.append(several(len(stats.findings) + stats.findings_omitted, "finding"))
+    return ", ".join(parts)
 
 
 def _labelled(label: str, text: str) -> str:

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from migsniff.core.events import Undecodable
 from migsniff.show.info import PASS_HEADINGS, pass_cells, pass_line, share, shown_blocks
-from migsniff.show.stats import MigrationStats
+from migsniff.show.migration import MigrationStats
 from migsniff.show.words import escape, memory, name, number, rate, seconds, wire
 
 LINES_COMPACT: Final = 3

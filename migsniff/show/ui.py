@@ -11,8 +11,8 @@ from rich.live import Live
 from rich.text import Text
 
 from migsniff.show.info import summary_lines
+from migsniff.show.migration import MigrationStats
 from migsniff.show.screen import draw
-from migsniff.show.stats import MigrationStats
 from migsniff.show.words import escape, several
 
 REFRESH_SECONDS: Final = 0.25

@@ -1,6 +1,7 @@
 """How names, sizes and times are written: the one place where text from a stream is made safe to show."""
 
 import re
+from functools import lru_cache
 from typing import Final
 
 NAME_LIMIT: Final = 255
@@ -23,8 +24,11 @@ def escape(text: str) -> str:
 
 def name(text: str) -> str:
     """A name as one word: like `escape`, spaces are escaped too, and no name at all is ''."""
-    if len(text) > NAME_LIMIT:
-        text = text[: NAME_LIMIT - 3] + "..."
+    return _short_name(text if len(text) <= NAME_LIMIT else text[: NAME_LIMIT - 3] + "...")
+
+
+@lru_cache(maxsize=4096)  # the same few names, a hundred thousand times a second
+def _short_name(text: str) -> str:
     return _UNSAFE_IN_NAME.sub(_escaped, text) or "''"
 
 

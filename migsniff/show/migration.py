@@ -1,0 +1,408 @@
+"""A bounded model of a migration, made from its events: what the live view, `info` and a status line show."""
+
+import heapq
+from collections import deque
+from collections.abc import Iterator
+from itertools import islice
+from typing import Final
+
+import msgspec
+
+from migsniff.core.events import (
+    CommandSent,
+    Configuration,
+    DescriptionFound,
+    DeviceSection,
+    Direction,
+    DirectionEnded,
+    DirtySync,
+    EndOfStream,
+    Event,
+    Finding,
+    Header,
+    LiveSection,
+    MultifdPacket,
+    Package,
+    PageCounts,
+    RamBlocks,
+    RamSection,
+    ReturnPathMessage,
+    Section,
+    Undecodable,
+    Verdict,
+)
+from migsniff.show.model import (
+    BlockStats,
+    DeviceStats,
+    MessageStats,
+    PassStats,
+    Throughput,
+    add,
+    device_dict,
+    in_seconds,
+    pass_dict,
+    subtract,
+)
+
+FIRST_PASSES: Final = 4
+LAST_PASSES: Final = 60
+LAST_DEVICES: Final = 12
+LARGEST_DEVICES: Final = 12
+LAST_MESSAGES: Final = 8
+MAX_CHANNELS: Final = 256
+MAX_MESSAGE_NAMES: Final = 32
+MAX_FINDINGS: Final = 50
+MAX_ENDS: Final = 64
+
+DOWNTIME_SHUT: Final = "SHUT on the return path"
+DOWNTIME_DESCRIPTION: Final = "the end of the description"
+DOWNTIME_EOF: Final = "EOF, a lower bound"
+DOWNTIME_PONG: Final = "PONG for the package"
+_PACKAGE_PONGS: Final = (3, 0x42)
+
+
+class MigrationStats:
+    """What is known of one migration. Times are microseconds, as in events; `to_dict` gives seconds."""
+
+    def __init__(self, migration: str, *, source: str = "", destination: str = "") -> None:
+        self.migration = migration
+        self.source = source
+        self.destination = destination
+        self.phase = "connecting"
+        self.elapsed = 0
+        self.bytes: dict[tuple[str, Direction], int] = {}
+        self.sent = 0
+        self.returned = 0
+        self.throughput = Throughput()
+        self.configuration: Configuration | None = None
+        self.page_size: int | None = None
+        self.page_size_from = ""
+        self.ram_total = 0
+        self.blocks: dict[str, BlockStats] = {}
+        self.counts = PageCounts()
+        self.ram_sections = 0
+        self.live_sections: dict[str, int] = {}
+        self.first_passes: list[PassStats] = []
+        self.last_passes: deque[PassStats] = deque(maxlen=LAST_PASSES)
+        self.passes = 0
+        self.devices = 0
+        self.device_bytes = 0
+        self.exact_devices = 0
+        self.last_devices: deque[DeviceStats] = deque(maxlen=LAST_DEVICES)
+        self.largest_devices: list[DeviceStats] = []
+        self.switchover: int | None = None
+        self.postcopy = False
+        self.messages: dict[str, int] = {}
+        self.last_messages: deque[MessageStats] = deque(maxlen=LAST_MESSAGES)
+        self.findings: list[Finding | Undecodable] = []
+        self.findings_omitted = 0
+        self.ends: list[DirectionEnded] = []
+        self.verdict: Verdict | None = None
+        self._synced = PageCounts()
+        self._pass_began: int | None = None
+        self._last_device_end = 0
+        self._item_end = 0
+        self._item_ended = 0
+        self._next_item_began: int | None = None
+        self._stopped_at: dict[str, int] = {}
+
+    def progress(self, time: int, channel: str, direction: Direction, offset: int) -> None:
+        """Bytes up to `offset` have arrived: for throughput, and for the time at which a section begins."""
+        self._advance(time, channel, direction, offset)
+        if (
+            self._next_item_began is None
+            and offset > self._item_end
+            and direction == "fwd"
+            and channel == "main"
+        ):
+            self._next_item_began = time
+
+    def _advance(self, time: int, channel: str, direction: Direction, offset: int) -> None:
+        if time > self.elapsed:
+            self.elapsed = time
+        key = (channel, direction)
+        before = self.bytes.get(key, 0)
+        if offset <= before or (not before and len(self.bytes) >= MAX_CHANNELS):
+            return
+        self.bytes[key] = offset
+        if direction == "rev":
+            self.returned += offset - before
+            return
+        self.sent += offset - before
+        self.throughput.add(time, self.sent)
+
+    def update(self, time: int, event: Event) -> None:
+        """Take one event into account."""
+        self._advance(time, event.channel, event.direction, event.offset + event.size)
+        match event:
+            case RamSection():
+                self._ram_section(time, event)
+            case Section():
+                self._section(time, event)
+            case DirtySync():
+                self._dirty_sync(time, event)
+            case MultifdPacket():
+                pages = PageCounts(normal=event.normal, zero=event.zero, bytes=event.size)
+                self._count(event.block, pages)
+                self.counts = add(self.counts, pages)
+            case CommandSent():
+                self._command(time, event)
+            case ReturnPathMessage():
+                self._return_path(time, event)
+            case Header():
+                self.phase = "setup"
+            case Configuration():
+                self.configuration = event
+            case RamBlocks():
+                self._ram_blocks(time, event)
+            case Package():
+                self.phase = "device state"
+            case EndOfStream():
+                self._stopped_at[DOWNTIME_EOF] = time
+                if not self.postcopy:
+                    self.phase = "description"
+            case DescriptionFound():
+                self.page_size = self.page_size or event.page_size
+                self._stopped_at[DOWNTIME_DESCRIPTION] = time
+            case Finding() | Undecodable():
+                self._finding(event)
+            case DirectionEnded():
+                if len(self.ends) < MAX_ENDS:
+                    self.ends.append(event)
+            case Verdict():
+                self.verdict = event
+                self.phase = "done" if event.ok else event.outcome
+
+    # ------------------------------------------------------------ what events change
+
+    def _ram_section(self, time: int, event: RamSection) -> None:
+        self.ram_sections += 1
+        self.counts = add(self.counts, event.counts)
+        for part in event.blocks:
+            self._count(part.block, part.counts)
+        self._section(time, event)
+        if event.section_type == "PART" and not self.postcopy:
+            self.phase = f"iteration {event.iteration}"
+
+    def _count(self, block: str, counts: PageCounts) -> None:
+        stats = self.blocks.get(block)
+        if stats is not None:
+            pages = counts.normal + counts.zero + counts.xbzrle + counts.compressed
+            stats.pages += pages
+            stats.distinct += pages - counts.resent
+            stats.bytes += counts.bytes
+
+    def _section(self, time: int, event: Section) -> None:
+        if event.section_type == "END" and self.switchover is None:
+            self._switchover(self._item_ended if self._next_item_began is None else self._next_item_began)
+        if isinstance(event, DeviceSection):
+            self._device(time, event)
+        elif isinstance(event, LiveSection) and (
+            event.idstr in self.live_sections or len(self.live_sections) < MAX_CHANNELS
+        ):
+            self.live_sections[event.idstr] = self.live_sections.get(event.idstr, 0) + event.size
+        self._item(time, event)
+
+    def _item(self, time: int, event: Event) -> None:
+        """An item of the main channel is complete: the byte behind it begins the next one."""
+        end = event.offset + event.size
+        if event.channel == "main" and end > self._item_end:
+            self._item_end = end
+            self._item_ended = time
+            self._next_item_began = time if self.bytes.get(("main", "fwd"), 0) > end else None
+
+    def _switchover(self, time: int) -> None:
+        if self.switchover is None:
+            self.switchover = time
+            self.phase = "switchover"
+
+    def _device(self, time: int, event: DeviceSection) -> None:
+        end = event.offset + event.size
+        seen_before = event.offset < self._last_device_end
+        if not event.provisional:
+            self.exact_devices += 1
+        if seen_before:
+            if event.corrects is not None:
+                self.device_bytes += event.size - event.corrects
+            return
+        if self.switchover is not None and not self.postcopy:
+            self.phase = "device state"
+        self._last_device_end = end
+        previous = self.last_devices[-1].time if self.last_devices else None
+        device = DeviceStats(
+            size=event.size,
+            name=f"{event.idstr}/{event.instance_id}",
+            time=time,
+            since=None if previous is None else time - previous,
+        )
+        self.devices += 1
+        self.device_bytes += event.size
+        self.last_devices.append(device)
+        if len(self.largest_devices) < LARGEST_DEVICES:
+            heapq.heappush(self.largest_devices, device)
+        else:
+            heapq.heappushpop(self.largest_devices, device)
+
+    def _ram_blocks(self, time: int, event: RamBlocks) -> None:
+        self.page_size = event.page_size
+        self.page_size_from = event.page_size_from
+        self.ram_total = event.total
+        self.blocks = {block.name: BlockStats(block.name, block.length) for block in event.blocks}
+        self._pass_began = time
+
+    def _dirty_sync(self, time: int, event: DirtySync) -> None:
+        ended = PassStats(event.iteration, self._pass_began, time, event.counts, final=event.final)
+        ended.dirty_rate = self._dirty_rate(event.counts)
+        self._synced = add(self._synced, event.counts)
+        self._pass_began = time
+        self.passes += 1
+        if len(self.first_passes) < FIRST_PASSES:
+            self.first_passes.append(ended)
+        else:
+            self.last_passes.append(ended)
+
+    def _dirty_rate(self, counts: PageCounts) -> float | None:
+        before = self._last_pass()
+        if before is None or not before.duration:
+            return None
+        return counts.pages * 1e6 / before.duration
+
+    def _last_pass(self) -> PassStats | None:
+        if self.last_passes:
+            return self.last_passes[-1]
+        return self.first_passes[-1] if self.first_passes else None
+
+    def _command(self, time: int, event: CommandSent) -> None:
+        if event.name == "SWITCHOVER_START":
+            self._switchover(time)
+        elif event.name in ("POSTCOPY_RAM_DISCARD", "POSTCOPY_LISTEN"):
+            self._switchover(time)
+            self.postcopy = True
+        elif event.name == "POSTCOPY_RUN":
+            self.phase = "postcopy"
+        self._item(time, event)
+
+    def _return_path(self, time: int, event: ReturnPathMessage) -> None:
+        value = next(iter(event.arguments.values()), None)
+        if event.name in self.messages or len(self.messages) < MAX_MESSAGE_NAMES:
+            self.messages[event.name] = self.messages.get(event.name, 0) + 1
+        self.last_messages.append(MessageStats(time, event.name, value))
+        if event.name == "SHUT" and value == 0:
+            self._stopped_at.setdefault(DOWNTIME_SHUT, time)
+        elif event.name == "PONG" and value in _PACKAGE_PONGS:
+            self._stopped_at[DOWNTIME_PONG] = time
+
+    def _finding(self, event: Finding | Undecodable) -> None:
+        if len(self.findings) < MAX_FINDINGS:
+            self.findings.append(event)
+        else:
+            self.findings_omitted += 1
+
+    # ------------------------------------------------------------ what can be asked
+
+    @property
+    def mean_throughput(self) -> float | None:
+        """Bytes a second from source to destination, over the whole time so far."""
+        return self.sent * 1e6 / self.elapsed if self.elapsed else None
+
+    @property
+    def downtime(self) -> tuple[int, str] | None:
+        """Microseconds from the switchover to the best sign that the guest runs again, and that sign."""
+        if self.switchover is None or not self.elapsed:
+            return None
+        signs = [DOWNTIME_PONG] if self.postcopy else [DOWNTIME_SHUT, DOWNTIME_DESCRIPTION, DOWNTIME_EOF]
+        for sign in signs:
+            if sign in self._stopped_at:
+                return self._stopped_at[sign] - self.switchover, sign
+        return None
+
+    @property
+    def pages(self) -> int | None:
+        """Pages of guest memory in all RAM blocks."""
+        return self.ram_total // self.page_size if self.page_size else None
+
+    def open_pass(self) -> PassStats | None:
+        """The pass that has no end (yet), with what complete sections of it have brought."""
+        last = self._last_pass()
+        if self._pass_began is None or (last is not None and last.final):
+            return None
+        counts = subtract(self.counts, self._synced)
+        if self.verdict is not None and not counts.pages:
+            return None
+        unfinished = PassStats(
+            self.passes + 1,
+            self._pass_began,
+            None,
+            counts,
+            running=self.verdict is None and not self.postcopy,
+        )
+        if not self.passes and self.pages is not None:
+            unfinished.remaining = max(
+                0, self.pages - sum(block.distinct for block in list(self.blocks.values()))
+            )
+        return unfinished
+
+    def all_passes(self) -> Iterator[PassStats]:
+        """The passes that are remembered: the first few, the last ones, the one without an end."""
+        yield from list(self.first_passes)
+        yield from list(self.last_passes)
+        unfinished = self.open_pass()
+        if unfinished is not None:
+            yield unfinished
+
+    def largest_blocks(self, count: int | None = None) -> list[BlockStats]:
+        """RAM blocks, largest first."""
+        blocks = sorted(self.blocks.values(), key=lambda block: -block.length)
+        return blocks if count is None else list(islice(blocks, count))
+
+    def to_dict(self) -> dict[str, object]:
+        """Everything, ready for JSON; times in seconds."""
+        downtime = self.downtime
+        bytes_by_channel: dict[str, dict[str, int]] = {}
+        for (channel, direction), count in list(self.bytes.items()):
+            bytes_by_channel.setdefault(channel, {})[direction] = count
+        return {
+            "migration": self.migration,
+            "source": self.source,
+            "destination": self.destination,
+            "phase": self.phase,
+            "elapsed": self.elapsed / 1e6,
+            "bytes": bytes_by_channel,
+            "throughput_mean": self.mean_throughput,
+            "machine": self.configuration.machine if self.configuration else None,
+            "capabilities": list(self.configuration.capabilities or ()) if self.configuration else [],
+            "uuid": self.configuration.uuid if self.configuration else None,
+            "page_size": self.page_size,
+            "page_size_from": self.page_size_from,
+            "ram": {
+                "total": self.ram_total,
+                "pages": self.pages,
+                "sections": self.ram_sections,
+                "sent": msgspec.to_builtins(self.counts),
+                "blocks": [msgspec.to_builtins(block) for block in self.largest_blocks()],
+            },
+            "live_sections": dict(self.live_sections),
+            "passes": self.passes,
+            "iterations": [pass_dict(row) for row in self.all_passes()],
+            "devices": {
+                "count": self.devices,
+                "exact": self.exact_devices,
+                "bytes": self.device_bytes,
+                "largest": [device_dict(device) for device in sorted(self.largest_devices, reverse=True)],
+                "last": [device_dict(device) for device in list(self.last_devices)],
+            },
+            "switchover": in_seconds(self.switchover),
+            "downtime": None if downtime is None else {"seconds": downtime[0] / 1e6, "until": downtime[1]},
+            "postcopy": self.postcopy,
+            "return_path": {
+                "messages": dict(self.messages),
+                "last": [
+                    {"time": message.time / 1e6, "name": message.name, "value": message.value}
+                    for message in list(self.last_messages)
+                ],
+            },
+            "findings": [msgspec.to_builtins(finding) for finding in list(self.findings)],
+            "findings_omitted": self.findings_omitted,
+            "ends": [msgspec.to_builtins(end) for end in list(self.ends)],
+            "verdict": None if self.verdict is None else msgspec.to_builtins(self.verdict),
+        }
