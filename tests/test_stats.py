@@ -171,6 +171,10 @@ def test_a_dump_without_times_has_no_downtime() -> None:
     stats = after((0, event) for _, event in PRECOPY)
     assert stats.downtime is None
     assert stats.mean_throughput is None
+    shown = stats.to_dict()
+    assert (shown["switchover"], shown["downtime"], shown["throughput_mean"]) == (None, None, None)
+    assert [(each.duration, each.dirty_rate) for each in stats.all_passes()] == [(None, None)] * 2
+    assert {each.since for each in stats.last_devices} == {None}
 
 
 def test_postcopy() -> None:

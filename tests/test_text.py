@@ -296,6 +296,7 @@ def test_a_dump_without_times_has_no_rates() -> None:
     blocks = RamBlocks(**AT, total=4096, page_size=4096, page_size_from="", blocks=())
     sync = DirtySync(**AT, iteration=1, counts=PageCounts(normal=1, bytes=4104))
     assert lines_of((0, blocks), (0, sync))[1].endswith("pass 1 done: 1 page, normal=1\n")
+    assert lines_of((0, device(0, 9, "a")), (0, device(9, 9, "b")))[1].endswith("provisional\n")
 
 
 def test_time_since_the_device_before() -> None:

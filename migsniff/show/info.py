@@ -71,9 +71,10 @@ def info_lines(stats: MigrationStats, facts: Mapping[str, object]) -> list[str]:
 
 def totals(stats: MigrationStats) -> list[tuple[str, str]]:
     """Label and text of what counts most: bytes and rates, RAM, devices, switchover and downtime."""
+    mean = f", {rate(stats.mean_throughput)} on average" if stats.elapsed else ""
     rows = [
         ("Duration", seconds(stats.elapsed) if stats.elapsed else "not known: no times"),
-        ("Bytes", f"{stats.sent} sent, {stats.returned} returned, {rate(stats.mean_throughput)} on average"),
+        ("Bytes", f"{stats.sent} sent, {stats.returned} returned{mean}"),
     ]
     for (channel, direction), count in list(stats.bytes.items())[:8] if len(stats.bytes) > 2 else ():
         rows.append((f"  {name(channel)} {direction}", str(count)))

@@ -233,7 +233,7 @@ class MigrationStats:
             size=event.size,
             name=f"{event.idstr}/{event.instance_id}",
             time=time,
-            since=None if previous is None else time - previous,
+            since=None if previous is None or not time else time - previous,
         )
         self.devices += 1
         self.device_bytes += event.size
@@ -251,7 +251,8 @@ class MigrationStats:
         self._pass_began = time
 
     def _dirty_sync(self, time: int, event: DirtySync) -> None:
-        ended = PassStats(event.iteration, self._pass_began, time, event.counts, final=event.final)
+        # a dump has no times: all are 0
+        ended = PassStats(event.iteration, self._pass_began, time or None, event.counts, final=event.final)
         ended.dirty_rate = self._dirty_rate(event.counts)
         self._synced = add(self._synced, event.counts)
         self._pass_began = time
@@ -391,7 +392,7 @@ class MigrationStats:
                 "largest": [device_dict(device) for device in sorted(self.largest_devices, reverse=True)],
                 "last": [device_dict(device) for device in list(self.last_devices)],
             },
-            "switchover": in_seconds(self.switchover),
+            "switchover": in_seconds(self.switchover) if self.elapsed else None,
             "downtime": None if downtime is None else {"seconds": downtime[0] / 1e6, "until": downtime[1]},
             "postcopy": self.postcopy,
             "return_path": {

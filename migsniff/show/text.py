@@ -225,7 +225,8 @@ def _addresses(blocks: tuple[BlockPages, ...]) -> str:
 
 def _device(past: _Past, time: int, event: DeviceSection) -> str:
     if event.provisional:
-        since = "" if past.device is None else f" +{(time - past.device) / 1e6:.6f}"
+        # a dump has no times: all are 0
+        since = "" if past.device is None or not time else f" +{(time - past.device) / 1e6:.6f}"
         past.device = time
         return f"provisional{since}"
     info = "exact" if event.described else "exact, not described"
