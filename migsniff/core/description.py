@@ -19,9 +19,11 @@ from migsniff.core.wire import MAX_DESCRIPTION_DEPTH, MAX_FIELDS
 LISTS: Final = frozenset({"qtailq", "qlist", "gtree"})
 """Types whose elements stand between marker bytes; the description repeats the element's keys for each."""
 
-_STRING: Final = regex(rb'"[^"\\]*(?:\\.[^"\\]*)*"', DOTALL)
-_STEP: Final = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
-_NOT_BRACKET: Final = bytes(set(range(256)) - set(_STEP))
+MAX_QUOTES: Final = 4 * MAX_FIELDS
+
+# a string, also one without end: from each quote on the text is looked at once
+_STRING_OR_BRACKET: Final = regex(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[\]{}]', DOTALL)
+_STEP: Final = {b"[": 1, b"{": 1, b"]": -1, b"}": -1}
 
 
 class Vmsd(msgspec.Struct, frozen=True):
@@ -111,10 +113,10 @@ class _Object(dict[str, object]):
 
 
 def _load(text: bytes) -> _Object:
-    if sum(map(text.count, (b"{", b"[", b","))) > MAX_FIELDS:
+    if sum(map(text.count, (b"{", b"[", b","))) > MAX_FIELDS or text.count(b'"') > MAX_QUOTES:
         raise StreamProblem("description-nodes", limit=MAX_FIELDS)
-    brackets = _STRING.sub(b"", text).translate(None, _NOT_BRACKET)
-    if max(accumulate(map(_STEP.__getitem__, brackets)), default=0) > MAX_DESCRIPTION_DEPTH:
+    steps = (_STEP.get(match[0], 0) for match in _STRING_OR_BRACKET.finditer(text))
+    if max(accumulate(steps), default=0) > MAX_DESCRIPTION_DEPTH:
         raise StreamProblem("description-depth", limit=MAX_DESCRIPTION_DEPTH)
     try:
         top = json.loads(text.decode(), object_pairs_hook=_Object)
