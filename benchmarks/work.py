@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from tests.qemu import SYSTEM, Migration
+from tests.qemu import ENDED, SYSTEM, Migration
 from tests.relays import Recorder
 
 N = TypeVar("N", bound=Hashable)
@@ -41,8 +41,8 @@ class Work:
 
     def xbzrle(self) -> Path:
         """A real stream of millions of XBZRLE records of a few bytes each."""
-        params = {"max-bandwidth": 60_000_000, "downtime-limit": 20}
-        return self._made("xbzrle", workload=48, caps=["xbzrle"], params=params, enough=100_000_000)
+        params = {"max-bandwidth": 60_000_000, "downtime-limit": 1}
+        return self._made("xbzrle", workload=96, mem=128, caps=["xbzrle"], params=params, enough=130_000_000)
 
     def _made(self, name: str, *, enough: int = 0, **guest: object) -> Path:
         path = self.folder / f"{name}-{SYSTEM}.stream"
@@ -56,7 +56,9 @@ class Work:
             migration.start(f"tcp:{recorder.where}")
             recorded = self.scratch / "connection-0.fwd"
             if enough:  # it does not end by itself: until then it goes over its memory again and again
-                while migration.source.execute("query-migrate")["ram"]["transferred"] < enough:
+                while (now := migration.source.execute("query-migrate"))["status"] not in ENDED:
+                    if now.get("ram", {}).get("transferred", 0) > enough:
+                        break
                     time.sleep(0.05)
                 migration.source.execute("migrate-set-parameters", **{"downtime-limit": 100_000})
             migration.wait(300)

@@ -118,7 +118,10 @@ _CODE = """
     81 c7 00 20 00 00   add     edi, 0x2000
     39 df               cmp     edi, ebx
     72 f4               jb      touch
-    eb e7               jmp     again
+    0f 20 c0            mov     eax, cr0            ; flip WP: QEMU forgets its translations; some versions
+    35 00 00 01 00      xor     eax, 0x10000        ; miss writes through those older than a dirty sync
+    0f 22 c0            mov     cr0, eax
+    eb dc               jmp     again
 """
 _GDT = struct.pack("<3Q", 0, 0x00CF9A000000FFFF, 0x00CF92000000FFFF)
 _GDT_AT, _GDTR_AT, _END_AT = 0x1D8, 0x1F0, 0x1F8
