@@ -78,8 +78,8 @@ class Capture:
         """What arrived: all of it, or what `file` belongs to: one connection.
 
         A chunk's data is valid until the next arrival is asked for. If saving was cut short, directions that
-        did not end are ended at last: closed by the proxy. Raises CaptureError where the capture does not make sense, and
-        gives everything before it first.
+        did not end are ended at last: closed by the proxy. Raises CaptureError where the capture does not
+        make sense, and gives everything before it first.
         """
         return _Replay(self, None if file is None else self._connection_of(file)).arrivals()
 
@@ -243,9 +243,12 @@ class _Replay:
     def arrivals(self) -> Iterator[Arrival]:
         try:
             yield from self._recorded()
-            for (connection, direction), track in self._tracks.items():
-                if not (track.ended or self._capture.manifest.complete):
-                    yield Ended(self._time, connection, direction, "closed", "proxy")
+            if self._capture.manifest.complete:
+                self._check_complete()
+            else:
+                for (connection, direction), track in self._tracks.items():
+                    if not track.ended:
+                        yield Ended(self._time, connection, direction, "closed", "proxy")
         except OSError as error:
             raise CaptureError(f"{printable(str(self._capture.path))}: {_reason(error)}") from None
         finally:
@@ -285,6 +288,19 @@ class _Replay:
             case EndedLine():
                 self._end(self._track(position, line), position)
                 yield Ended(line.time, line.connection, line.direction, line.how, line.by, line.error)
+
+    def _check_complete(self) -> None:
+        """A timeline may have been cut between two lines: the manifest knows what should be there."""
+        for facts in self._capture.manifest.connections:
+            for direction, expected in zip(DIRECTIONS, (facts.fwd, facts.rev), strict=True):
+                track = self._tracks.get((facts.connection, direction))
+                if self._only not in (None, facts.connection):
+                    continue
+                if track is None or track.end != expected.saved or track.ended != (expected.how is not None):
+                    raise CaptureError(
+                        f"{self._capture.name(TIMELINE)}: ends before {direction} of connection"
+                        f" {facts.connection} is at {expected.saved}, where the manifest has its end"
+                    )
 
     def _open(self, position: int, line: OpenedLine) -> None:
         if (line.connection, "fwd") in self._tracks:
