@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from migsniff.core.wire import RamFlag
+
 if TYPE_CHECKING:
-    from numpy import uint64
+    from numpy import bool_, uint64
     from numpy.typing import NDArray
 
 Data = bytes | bytearray | memoryview
@@ -149,6 +151,21 @@ class RamPages(Event, frozen=True, tag="ram-pages", kw_only=True):
     bodies: "NDArray[uint64]"
     lengths: "NDArray[uint64]"
     data: memoryview
+
+    @property
+    def addresses(self) -> "NDArray[uint64]":
+        """Where in the block each record's page begins."""
+        return self.words - self.words % self.page_size
+
+    @property
+    def normal(self) -> "NDArray[bool_]":
+        """Which records hold a page as it is."""
+        return (self.words & int(RamFlag.PAGE)) != 0
+
+    @property
+    def zero(self) -> "NDArray[bool_]":
+        """Which records say that a page is filled with zeroes. Neither: XBZRLE and compressed pages."""
+        return (self.words & int(RamFlag.ZERO)) != 0
 
 
 class PageCounts(msgspec.Struct, frozen=True):
