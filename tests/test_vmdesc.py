@@ -1,40 +1,15 @@
-"""The JSON description, and device bytes read by it: what QEMU writes, and what a liar might."""
+"""Device bytes read by their description: what QEMU writes, and what a liar might."""
 
-import json
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from migsniff.core.errors import StreamProblem
 from migsniff.core.events import Field, Value
-from migsniff.core.registry import Registry, field_type
-from migsniff.core.vmdesc import Budget, Description, Walk, opaque, walk
-from migsniff.core.wire import MAX_DESCRIPTION_DEPTH, MAX_FIELDS
-
-BASE = 1000  # wire offset of the first byte of a device
-
-
-def entry(name: str, kind: str, size: int, **more: Any) -> dict[str, Any]:
-    return {"name": name, "type": kind, "size": size, **more}
-
-
-def struct(name: str, size: int, *fields: dict[str, Any], **more: Any) -> dict[str, Any]:
-    return entry(name, "struct", size, struct={"vmsd_name": name, "version": 1, "fields": fields}, **more)
-
-
-def description(*fields: dict[str, Any], **more: Any) -> Description:
-    device = {"name": "d", "instance_id": 0, "vmsd_name": "d", "version": 3, "fields": fields, **more}
-    return Description.parse(json.dumps({"page_size": 4096, "devices": [device]}).encode())
-
-
-def with_field(text: str) -> str:
-    return f'{{"devices":[{{"name":"d","instance_id":0,"fields":[{text}]}}]}}'
-
-
-def read(parsed: Description, data: bytes, *, fields: bool = True, budget: Budget | None = None) -> Walk:
-    return walk(parsed.devices[0], b"??" + data, 2, BASE, fields=fields, budget=budget or Budget())
+from migsniff.core.registry import field_type
+from migsniff.core.vmdesc import Budget, Description, opaque, walk
+from tests.describing import BASE, description, entry, read, struct, with_field
 
 
 def brief(field: Field) -> tuple[Any, ...]:
@@ -436,127 +411,32 @@ def test_arrays_beyond_the_budget_have_bytes_but_no_values() -> None:
     assert (second.value, second.raw) == (None, b"\x06\x07\x08")
 
 
-# ---------------------------------------------------------------- the JSON
-
-
-def test_parse() -> None:
-    text = json.dumps(
-        {
-            "configuration": {
-                "vmsd_name": "configuration",
-                "version": 1,
-                "fields": [entry("len", "uint32", 4)],
-            },
-            "page_size": 4096,
-            "devices": [
-                {"name": "timer", "instance_id": 0, "vmsd_name": "timer", "version": 2, "fields": []},
-                {
-                    "name": "slirp",
-                    "instance_id": 0x80000000,
-                    "size": 9,
-                    "fields": [entry("data", "buffer", 9)],
-                },
-                {"name": "older", "instance_id": -1, "size": 3},
-            ],
-        }
-    ).encode()
-    parsed = Description.parse(text)
-    assert (parsed.page_size, parsed.text) == (4096, text)
-    assert parsed.configuration is not None
-    assert parsed.configuration.vmsd.fields[0].name == "len"
-    assert [(device.name, device.instance_id, device.vmsd.version) for device in parsed.devices] == [
-        ("timer", 0, 2),
-        ("slirp", 0x80000000, None),
-        ("older", 0xFFFFFFFF, None),
-    ]
-    assert [device.vmsd.fixed for device in parsed.devices] == [0, 9, 3]
-
-
 @pytest.mark.parametrize(
-    ("text", "code"),
+    ("kind", "size", "raw", "value"),
     [
-        ("", "description-json"),
-        ("{", "description-json"),
-        ('{"devices":[]} x', "description-json"),
-        ('{"devices":[],"a":"\udcff"}', "description-json"),
-        ('{"devices":[],"a":' + "9" * 5000 + "}", "description-json"),
-        ("[]", "description-shape"),
-        ("7", "description-shape"),
-        ("{}", "description-shape"),
-        ('{"devices":{}}', "description-shape"),
-        ('{"devices":[7]}', "description-shape"),
-        ('{"devices":[{}]}', "description-shape"),
-        ('{"devices":[],"page_size":0}', "description-shape"),
-        ('{"devices":[],"page_size":true}', "description-shape"),
-        ('{"devices":[],"page_size":1e3}', "description-shape"),
-        ('{"devices":[],"configuration":[]}', "description-shape"),
-        ('{"devices":[{"name":"d","instance_id":"0","fields":[]}]}', "description-shape"),
-        ('{"devices":[{"name":"d","instance_id":4294967296,"fields":[]}]}', "description-shape"),
-        ('{"devices":[{"name":"\\ud800","instance_id":0,"fields":[]}]}', "description-shape"),
-        ('{"devices":[{"name":"d","instance_id":0}]}', "description-shape"),
-        ('{"devices":[{"name":"d","instance_id":0,"fields":[],"version":null}]}', "description-shape"),
-        ('{"devices":[{"name":"d","instance_id":0,"fields":[],"subsections":[{}]}]}', "description-shape"),
-        (
-            '{"devices":[{"name":"d","instance_id":0,"fields":[],"subsections":[{"fields":[]}]}]}',
-            "description-shape",
-        ),
-        (with_field("[]"), "description-shape"),
-        (with_field("{}"), "description-shape"),
-        (with_field('{"name":"a","type":"uint8"}'), "description-shape"),
-        (with_field('{"name":"a","type":"uint8","size":-1}'), "description-shape"),
-        (with_field('{"name":"a","type":"uint8","size":true}'), "description-shape"),
-        (with_field('{"name":"a","type":"uint8","size":1.0}'), "description-shape"),
-        (with_field('{"name":"a","type":"uint8","size":NaN}'), "description-shape"),
-        (with_field('{"name":"a","type":"uint8","size":99999999999999999999}'), "description-shape"),
-        (with_field('{"name":"a","type":"uint8","size":1,"array_len":-1}'), "description-shape"),
-        (with_field('{"name":"a","type":"uint8","size":1,"array_len":[1]}'), "description-shape"),
-        (with_field('{"name":"a","type":"uint8","size":1,"index":"0"}'), "description-shape"),
-        (with_field('{"name":[],"type":"uint8","size":1}'), "description-shape"),
-        (with_field('{"name":"a","type":1,"size":1}'), "description-shape"),
-        (with_field('{"name":"a","type":"struct","size":1}'), "description-shape"),
-        (with_field('{"name":"a","type":"struct","size":1,"struct":7}'), "description-shape"),
-        (with_field('{"name":"a","type":"struct","size":1,"struct":{"fields":7}}'), "description-shape"),
-        (with_field('{"name":"a","type":"struct","size":2,"struct":{}}'), "description-shape"),
-        (with_field('{"name":"a","type":"nullptr","size":2}'), "description-shape"),
-        ("[" * 100_000, "description-depth"),
-        (
-            '{"devices":' + "[" * MAX_DESCRIPTION_DEPTH + "]" * MAX_DESCRIPTION_DEPTH + "}",
-            "description-depth",
-        ),
-        (
-            '{"a":' * (MAX_DESCRIPTION_DEPTH + 1) + "0" + "}" * (MAX_DESCRIPTION_DEPTH + 1),
-            "description-depth",
-        ),
-        # a string without end, of which each quote could begin another
-        ('"' + '\\"' * (1 << 20), "description-json"),
-        ('"",' * MAX_FIELDS + '""' * (2 * MAX_FIELDS), "description-nodes"),
-        ('""' * (3 * MAX_FIELDS), "description-nodes"),
-        ('{"devices":[' + "{}," * MAX_FIELDS + "{}]}", "description-nodes"),
-        ('{"devices":[' + "0," * (MAX_FIELDS + 1) + "0]}", "description-nodes"),
+        ("int8", 1, "ff 01", (-1, 1)),
+        ("int16", 2, "ffff 0001", (-1, 1)),
+        ("int32 le", 4, "ffffffff 00000001", (-1, 1)),
+        ("int64", 8, "ffffffffffffffff 0000000000000001", (-1, 1)),
+        ("uint8", 1, "ff 01", (255, 1)),
+        ("uint16", 2, "ffff 0001", (65535, 1)),
+        ("uint32", 4, "ffffffff 00000001", (0xFFFFFFFF, 1)),
+        ("int64 equal", 8, "ffffffffffffffff 0000000000000001", ((1 << 64) - 1, 1)),
+        ("uint32", 3, "ffffff 000001", (0xFFFFFF, 1)),
+        ("bool", 1, "00 01", (False, True)),
+        ("timer", 8, "ffffffffffffffff 0000000000000001", (None, 1)),
+        ("buffer", 2, "6162 6300", ("ab", "c")),
+        ("pci irq state", 16, "00" * 32, None),
+        ("no such", 1, "00 01", None),
     ],
 )
-def test_parse_refuses(text: str, code: str) -> None:
-    with pytest.raises(StreamProblem) as caught:
-        Description.parse(text.encode("utf-8", "surrogateescape"))
-    assert caught.value.code == code
-    assert len(caught.value.text) < 300
-
-
-def test_brackets_in_names_are_no_depth() -> None:
-    name = "[{" * 100 + '"\\'
-    assert read(description(entry(name, "uint8", 1)), b"\1").fields[0].name == name
+def test_values_of_an_array(kind: str, size: int, raw: str, value: Value) -> None:
+    (field,) = read(description(entry("a", kind, size, array_len=2)), bytes.fromhex(raw)).fields
+    assert (field.value, field.raw, field.array_len) == (value, bytes.fromhex(raw), 2)
 
 
 # ---------------------------------------------------------------- anything at all
 
-SCALARS = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(-2, 9),
-    st.sampled_from([1 << 31, 1 << 64]),
-    st.floats(),
-    st.text(max_size=3),
-)
 ENTRIES = st.recursive(
     st.builds(
         entry,
@@ -612,182 +492,3 @@ def test_walks_never_raise(fields: list[dict[str, Any]], data: bytes, budget: in
         assert field.offset == at
         at += field.size
     assert at - BASE == full.end - 2
-
-
-JUNK = st.recursive(
-    SCALARS,
-    lambda inner: st.one_of(
-        st.lists(inner, max_size=3),
-        st.dictionaries(
-            st.sampled_from(
-                [
-                    "devices",
-                    "fields",
-                    "struct",
-                    "name",
-                    "type",
-                    "size",
-                    "array_len",
-                    "index",
-                    "version",
-                    "subsections",
-                ]
-            ),
-            inner,
-        ),
-    ),
-)
-
-
-@given(JUNK)
-def test_junk_raises_nothing_but_a_stream_problem(junk: Any) -> None:
-    for text in (json.dumps(junk), with_field(json.dumps(junk)), f'{{"devices":{json.dumps(junk)}}}'):
-        try:
-            parsed = Description.parse(text.encode())
-        except StreamProblem:
-            continue
-        for device in parsed.devices:
-            walk(device, b"\0" * 40, 0, 0, fields=True, budget=Budget(fields=1000))
-
-
-@given(st.binary(max_size=12), st.integers(0, 400), st.integers(0, 12))
-def test_damaged_text_raises_nothing_but_a_stream_problem(junk: bytes, at: int, cut: int) -> None:
-    text = WALKS["a subsection in a struct is within its size"][0].text
-    try:
-        parsed = Description.parse(text[:at] + junk + text[at + cut :])
-    except StreamProblem:
-        return
-    for device in parsed.devices:
-        walk(device, b"\0" * 40, 0, 0, fields=True, budget=Budget(fields=1000))
-
-
-# ---------------------------------------------------------------- field types
-
-FIELD_TYPES: list[tuple[str, str, Value]] = [
-    ("int8", "80", -128),
-    ("int16", "fffe", -2),
-    ("int32", "80000000", -(1 << 31)),
-    ("int32 equal", "ffffffff", -1),
-    ("int32 le", "00000102", 258),  # "le" is "less or equal": it is big-endian
-    ("int64", "ffffffffffffffff", -1),
-    ("fd", "00000003", 3),
-    ("uint8", "ff", 255),
-    ("uint16", "0102", 258),
-    ("uint32", "ffffffff", 0xFFFFFFFF),
-    ("uint64", "ffffffffffffffff", (1 << 64) - 1),
-    ("uint8 equal", "ff", 255),
-    ("uint16 equal", "ffff", 65535),
-    ("uint32 equal", "ffffffff", 0xFFFFFFFF),
-    ("int64 equal", "ffffffffffffffff", (1 << 64) - 1),  # compared unsigned
-    ("cpsr", "400001c5", 0x400001C5),
-    ("fpcr", "0000000000000001", 1),
-    ("fpscr", "00000001", 1),
-    ("fpsr", "00000001", 1),
-    ("fpr", "8000000000000000", 1 << 63),
-    ("vsr", "0000000000000001", 1),
-    ("cpu/altivec/vscr", "00010000", 65536),
-    ("sreg", "80", 128),
-    ("rampD", "01", 1),
-    ("rampX", "01", 1),
-    ("rampY", "01", 1),
-    ("rampZ", "01", 1),
-    ("eind", "01", 1),
-    ("fsr", "00000001", 1),
-    ("psr", "00000001", 1),
-    ("xcc", "00000001", 1),
-    ("psw", "00000001", 1),
-    ("sr", "00008001", 0x8001),
-    ("msr", "00000001", 1),
-    ("int32_as_uint16", "ffff", 65535),
-    ("uint64", "", None),
-    ("uint64", "00" * 9, None),
-    ("bool", "00", False),
-    ("bool", "02", True),
-    ("bool", "0001", None),
-    ("powered_off", "01", True),
-    ("avr", "00" * 15 + "01", "0x" + "0" * 31 + "1"),
-    ("slbe", "01" + "00" * 15, "0x01" + "0" * 30),
-    ("float64", "3ff8000000000000", 1.5),
-    ("float64", "7ff8000000000000", None),
-    ("float64", "fff0000000000000", None),
-    ("CPU_Double_U", "c000000000000000", -2.0),
-    ("CPU_Double_U", "c0000000", None),
-    ("timer", "000000003b9aca00", 1_000_000_000),
-    ("timer", "ffffffffffffffff", None),
-    ("timer", "fffffffffffffffe", -2),
-    ("buffer", "72756e6e696e670000", "running"),
-    ("buffer", "0000", None),
-    ("buffer", "", None),
-    ("buffer", "00616200", None),
-    ("buffer", "61006200", None),
-    ("buffer", "1b5b306d", None),
-    ("buffer", "c3a9", None),
-    ("unused_buffer", "6162", None),
-    ("nullptr", "30", None),
-    ("unknown", "00", None),
-    ("pci config", "00", None),
-    ("msix state", "00", None),
-    ("virtio", "00", None),
-    ("bitmap", "", ""),
-    ("bitmap", "0000000000000000", ""),
-    ("bitmap", "000000000000008f", "0-3,7"),
-    ("bitmap", "8000000000000000 0000000000000001", "63-64"),
-    ("bitmap", "0001", None),
-    ("bitmap", "ff" * 16384, None),
-    ("pci irq state", "00000001 00000000 00000000 00000002", (1, 0, 0, 2)),
-    ("pci irq state", "00000001", None),
-    ("capability", "02 6162", "ab"),
-    ("capability", "03 6162", None),
-    ("capability", "01 1b", None),
-]
-
-
-@pytest.mark.parametrize(("kind", "raw", "value"), FIELD_TYPES)
-def test_field_type(kind: str, raw: str, value: Value) -> None:
-    decode = field_type.get(kind)
-    assert decode is not None
-    result = decode(bytes.fromhex(raw))
-    assert result == value
-    assert type(result) is type(value)
-
-
-def test_each_field_type_has_a_sample_and_a_source() -> None:
-    assert set(field_type) == {kind for kind, _, _ in FIELD_TYPES}
-    assert all(field_type.source(kind).endswith(".c") for kind in field_type)
-
-
-@pytest.mark.parametrize(
-    ("kind", "size", "raw", "value"),
-    [
-        ("int8", 1, "ff 01", (-1, 1)),
-        ("int16", 2, "ffff 0001", (-1, 1)),
-        ("int32 le", 4, "ffffffff 00000001", (-1, 1)),
-        ("int64", 8, "ffffffffffffffff 0000000000000001", (-1, 1)),
-        ("uint8", 1, "ff 01", (255, 1)),
-        ("uint16", 2, "ffff 0001", (65535, 1)),
-        ("uint32", 4, "ffffffff 00000001", (0xFFFFFFFF, 1)),
-        ("int64 equal", 8, "ffffffffffffffff 0000000000000001", ((1 << 64) - 1, 1)),
-        ("uint32", 3, "ffffff 000001", (0xFFFFFF, 1)),
-        ("bool", 1, "00 01", (False, True)),
-        ("timer", 8, "ffffffffffffffff 0000000000000001", (None, 1)),
-        ("buffer", 2, "6162 6300", ("ab", "c")),
-        ("pci irq state", 16, "00" * 32, None),
-        ("no such", 1, "00 01", None),
-    ],
-)
-def test_values_of_an_array(kind: str, size: int, raw: str, value: Value) -> None:
-    (field,) = read(description(entry("a", kind, size, array_len=2)), bytes.fromhex(raw)).fields
-    assert (field.value, field.raw, field.array_len) == (value, bytes.fromhex(raw), 2)
-
-
-# ---------------------------------------------------------------- registries
-
-
-def test_registry() -> None:
-    registry: Registry[str, str] = Registry("thing")
-    assert registry("a", "b", source="x.c")("one") == "one"
-    assert (list(registry), len(registry), "a" in registry, "c" in registry) == (["a", "b"], 2, True, False)
-    assert (registry.get("b"), registry.source("b"), registry.get("c")) == ("one", "x.c", None)
-    with pytest.raises(ValueError, match="thing 'b' is registered already"):
-        registry("b", source="y.c")("two")
-    assert registry.get("b") == "one"

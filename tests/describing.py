@@ -1,0 +1,29 @@
+"""Descriptions of one device, written short, and walks over its bytes."""
+
+import json
+from typing import Any
+
+from migsniff.core.vmdesc import Budget, Description, Walk, walk
+
+BASE = 1000  # wire offset of the first byte of the device
+
+
+def entry(name: str, kind: str, size: int, **more: Any) -> dict[str, Any]:
+    return {"name": name, "type": kind, "size": size, **more}
+
+
+def struct(name: str, size: int, *fields: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return entry(name, "struct", size, struct={"vmsd_name": name, "version": 1, "fields": fields}, **more)
+
+
+def description(*fields: dict[str, Any], **more: Any) -> Description:
+    device = {"name": "d", "instance_id": 0, "vmsd_name": "d", "version": 3, "fields": fields, **more}
+    return Description.parse(json.dumps({"page_size": 4096, "devices": [device]}).encode())
+
+
+def with_field(text: str) -> str:
+    return f'{{"devices":[{{"name":"d","instance_id":0,"fields":[{text}]}}]}}'
+
+
+def read(parsed: Description, data: bytes, *, fields: bool = True, budget: Budget | None = None) -> Walk:
+    return walk(parsed.devices[0], b"??" + data, 2, BASE, fields=fields, budget=budget or Budget())
