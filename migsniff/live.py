@@ -17,8 +17,9 @@ from typing import Final
 import msgspec
 
 from migsniff.core.errors import problem_text
-from migsniff.core.events import Arrival, Chunk, Direction, Ended, EndKind, Opened, Party
+from migsniff.core.events import Arrival, Chunk, Direction, Ended, EndKind, Learned, Opened, Party
 from migsniff.feed.capture import CaptureWriter
+from migsniff.feed.connection import LegName
 from migsniff.pipeline import Pipeline
 from migsniff.show.stats import Stats
 
@@ -69,7 +70,6 @@ class LiveMigration:
         self._slice: Chunk | None = None
         self._running: Generator[None, None, None] | None = None
         self._slice_size = SLICE_FIRST
-        self._held: dict[tuple[int, Direction], bytes] = {}
         self._scheduled = False
         self._finished = False
 
@@ -196,7 +196,8 @@ class LiveMigration:
         if not self._dead:
             yield from self.pipeline.feed(chunk)
         name = self.pipeline.session.channel(chunk.connection)
-        self._stats.progress(self.migration, chunk.time, name or "?", chunk.direction, chunk.end)
+        if name is not None:
+            self._stats.progress(self.migration, chunk.time, name, chunk.direction, chunk.end)
         if self.capture is not None and self._slice is not None:
             self._save(self.capture, self._slice, name, events != self.pipeline.events)
         self._slice = None
@@ -207,25 +208,15 @@ class LiveMigration:
             self._slice_size = min(SLICE_MOST, self._slice_size * 2)
 
     def _save(self, capture: CaptureWriter, chunk: Chunk, name: str | None, has_events: bool) -> None:
-        """Hand a decoded chunk to the capture, but for the bytes of which it is not decided what they are."""
+        """Hand a decoded chunk to the capture, with what may not be kept of it."""
         session = self.pipeline.session
         if self._dead:
             nothing = [(chunk.end - len(chunk.data), chunk.end)]
             capture.chunk(chunk, name or f"unknown-{chunk.connection}", nothing, has_events)
             return
         if page_size := session.learned_page_size():
-            capture.note(chunk.time, "learned", chunk.connection, page_size=page_size)
-        key = chunk.connection, chunk.direction
-        held = self._held.pop(key, b"")
-        data = held + bytes(chunk.data) if held else chunk.data
-        settled = session.settled
-        if settled is not None:
-            cut = len(data) - (chunk.end - settled)
-            self._held[key] = bytes(data[cut:])
-            chunk = msgspec.structs.replace(chunk, data=memoryview(data)[:cut], end=settled)
-        elif held:
-            chunk = msgspec.structs.replace(chunk, data=data)
-        capture.chunk(chunk, name, session.omitted, has_events)
+            capture.learned(Learned(chunk.time, chunk.connection, page_size))
+        capture.chunk(chunk, name, session.omitted, has_events, session.settled)
 
     def _other(self, arrival: Arrival | Note) -> Generator[None, None, None]:
         capture = self.capture
@@ -238,7 +229,7 @@ class LiveMigration:
         if not self._dead:
             yield from self.pipeline.feed(arrival)
         if isinstance(arrival, Ended) and capture is not None:
-            capture.ended(arrival)
+            capture.ended(arrival, self.pipeline.session.omitted)
 
     def _finish(self) -> Generator[None, None, None]:
         """The verdict, and the end of the capture."""
@@ -304,7 +295,7 @@ class MigrationTap:
         """One side does not take the bytes as fast as the other sends them, or does again."""
         self._note("paused" if paused else "resumed", direction=direction, offset=self._at[direction])
 
-    def tcp_info(self, leg: str, facts: dict[str, object]) -> None:
+    def tcp_info(self, leg: LegName, facts: dict[str, object]) -> None:
         """What the kernel says of one leg."""
         self._note("tcp_info", leg=leg, **facts)
 
@@ -325,19 +316,19 @@ class Migrations:
     A connection that begins while a migration runs belongs to it; the next one begins when all have ended.
     """
 
-    def __init__(self, start: Callable[[str, datetime], LiveMigration]) -> None:
+    def __init__(self, start: Callable[[str, datetime, str, str], LiveMigration]) -> None:
         self._start = start
         self.running: LiveMigration | None = None
 
     def tap(self, source: str, destination: str) -> MigrationTap:
         """A tap for a new connection."""
-        return MigrationTap(self._join, source, destination)
+        return MigrationTap(lambda: self._join(source, destination), source, destination)
 
-    def _join(self) -> LiveMigration:
+    def _join(self, source: str, destination: str) -> LiveMigration:
         live = self.running
         if live is None or (not live.open and live.ever_open):
             now = datetime.now(UTC)
-            live = self.running = self._start(f"{now:%Y%m%dT%H%M%S}-{token_hex(2)}", now)
+            live = self.running = self._start(f"{now:%Y%m%dT%H%M%S}-{token_hex(2)}", now, source, destination)
         live.ever_open = True
         return live
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from rich.console import Console
 
@@ -16,7 +16,7 @@ from migsniff.core.devices import DeviceStateBudget
 from migsniff.core.errors import UsageError
 from migsniff.core.session import Session
 from migsniff.feed.capture import CaptureWriter
-from migsniff.feed.endpoints import Endpoint, parse_endpoint, parse_network
+from migsniff.feed.endpoints import Endpoint, Network, parse_endpoint, parse_network
 from migsniff.feed.recognise import recognise
 from migsniff.feed.relay import Relay
 from migsniff.live import LiveMigration, Migrations
@@ -38,7 +38,7 @@ def serve(options: argparse.Namespace, log_options: LogOptions) -> int:
     if len(options.listen) != len(options.forward):
         raise UsageError("each --listen needs a --forward")
     pairs = [
-        (parse_endpoint(listen), parse_endpoint(forward))
+        (parse_endpoint(listen, listening=True), parse_endpoint(forward, listening=False))
         for listen, forward in zip(options.listen, options.forward, strict=True)
     ]
     networks = tuple(parse_network(network) for network in options.allow)
@@ -77,7 +77,7 @@ class Proxy:
         self._ended = asyncio.Event()
         self._signalled: float | None = None
 
-    async def run(self, pairs: Sequence[tuple[Endpoint, Endpoint]], networks: Sequence[Any]) -> int:
+    async def run(self, pairs: Sequence[tuple[Endpoint, Endpoint]], networks: Sequence[Network]) -> int:
         """Serve until a signal ends it."""
         loop = asyncio.get_running_loop()
         try:
@@ -90,20 +90,20 @@ class Proxy:
             await self._ended.wait()
         finally:
             for relay in self.relays:
-                relay.abort()
+                await relay.close()
             await self._close()
         return self.exit_code
 
     # ------------------------------------------------------------ starting
 
-    async def _listen(self, listen: Endpoint, forward: Endpoint, networks: Sequence[Any]) -> None:
+    async def _listen(self, listen: Endpoint, forward: Endpoint, networks: Sequence[Network]) -> None:
         migrations = Migrations(self._begin)
         relay = Relay(
             listen,
             forward,
-            None if self.options.no_decode else migrations.tap,
+            (lambda source, destination: None) if self.options.no_decode else migrations.tap,
             allow=networks,
-            say=self.say,
+            report=self.say,
         )
         await relay.start()
         self.relays.append(relay)
@@ -123,7 +123,7 @@ class Proxy:
         elif not options.no_decode:
             self.log = Log(self._log_options, 1, blocking=False)
 
-    def _begin(self, migration: str, started: datetime) -> LiveMigration:
+    def _begin(self, migration: str, started: datetime, source: str, destination: str) -> LiveMigration:
         """A migration begins: its session, whoever shows it, and its capture."""
         options = self.options
         session = Session(
@@ -132,7 +132,7 @@ class Proxy:
             budget=self._budget,
             looks_like=recognise,
         )
-        self.stats.begins(migration)
+        self.stats.begins(migration, source, destination)
         sinks: list[Sink] = [self.stats]
         if self.log is not None:
             self.log.begins(migration, started)
@@ -186,7 +186,7 @@ class Proxy:
         if self._signalled is None:
             self._signalled = now
             for relay in self.relays:
-                relay.stop_accepting(unless=self._has_running)
+                relay.stop_accepting(self._has_running)
             if not self._has_running():
                 self._ended.set()
             else:
