@@ -1,0 +1,337 @@
+"""One connection through the relay: two sockets, two directions, and the forward hot loop.
+
+Plain non-blocking sockets and the loop's add_reader and add_writer, which are the same on asyncio and uvloop:
+what arrives is sent on at once, out of the buffer it was received into, and only then shown to the tap. Each
+error is the errno of a system call, and the relay knows on which of the two sockets.
+
+Measured on loopback: splice() through a pipe, which copies nothing, is no faster than this (most of the time
+is the kernel's TCP, not the copy), and slower with the peek that a tap needs; smaller buffers cost more
+wakeups than their better use of the cache saves.
+"""
+
+import asyncio
+import contextlib
+import errno
+import socket
+from collections.abc import Callable
+from typing import Literal, Protocol
+
+from migsniff.core.events import Direction, EndKind, Party
+from migsniff.feed import sockets
+
+LegName = Literal["source", "destination"]
+
+
+class Tap(Protocol):
+    """What is told of one connection, always after the bytes went on.
+
+    Nothing at all is told of a connection that never carried a byte. An exception from a tap is reported
+    once; the tap hears nothing more, and the forwarding goes on.
+    """
+
+    def opened(self) -> None:
+        """The first byte of either direction came, or came and could not be sent on: dialling had failed."""
+
+    def data(self, direction: Direction, view: memoryview) -> None:
+        """Bytes that were sent on. The view is valid only during the call."""
+
+    def paused(self, direction: Direction, paused: bool) -> None:
+        """The receiving side does not take the bytes as fast as they come; or (False) has taken them all."""
+
+    def tcp_info(self, leg: LegName, facts: dict[str, object]) -> None:
+        """What the kernel says of one leg, once a second and at the end."""
+
+    def ended(self, direction: Direction, how: EndKind, by: Party, error: str | None) -> None:
+        """A direction ended, exactly once for each; `by` is who ended it, `error` the name of an errno."""
+
+
+class Buffers:
+    """Receive buffers. A direction holds one only while it reads, or while the receiver is slow."""
+
+    def __init__(self, size: int, spare: int = 2) -> None:
+        self._size = size
+        self._spare = spare
+        self._free: list[memoryview] = []
+
+    def take(self) -> memoryview:
+        """The one used last, which is warm in the cache, or a new one."""
+        return self._free.pop() if self._free else memoryview(bytearray(self._size))
+
+    def give(self, buffer: memoryview) -> None:
+        """Back, when nothing refers to its contents any more."""
+        if len(self._free) < self._spare:
+            self._free.append(buffer)
+
+    def clear(self) -> None:
+        """Free what is not in use."""
+        self._free.clear()
+
+
+class Leg:
+    """The socket towards one party."""
+
+    __slots__ = ("descriptor", "party", "sock")
+
+    def __init__(self, party: LegName, sock: socket.socket) -> None:
+        self.party = party
+        self.sock = sock
+        self.descriptor = sock.fileno()
+
+
+class Flow:
+    """One direction: from one leg to the other."""
+
+    def __init__(self, connection: "Connection", direction: Direction, from_: Leg, to: Leg) -> None:
+        self.ended = False
+        self.complete = False  # up to the end of file, which was passed on
+        self.direction = direction
+        self.from_ = from_
+        self.to = to
+        self._connection = connection
+        self._loop = connection.loop
+        self._buffers = connection.buffers
+        self._buffer: memoryview | None = None
+        self._rest: memoryview | None = None
+        self._loop.add_reader(from_.descriptor, self.read)
+
+    def read(self) -> bool:
+        """Move what has arrived, one buffer at most; True if bytes moved and none has to wait."""
+        buffer = self._buffers.take()
+        try:
+            size = self.from_.sock.recv_into(buffer)
+        except OSError as error:
+            self._buffers.give(buffer)
+            if not isinstance(error, BlockingIOError | InterruptedError):
+                self._connection.fail(self.from_, error.errno or 0)
+            return False
+        if not size:
+            self._buffers.give(buffer)
+            self._end_of_file()
+            return False
+        self._buffer = buffer
+        self._send(buffer[:size])
+        if self._rest is None or self.ended:
+            return not self.ended
+        self._loop.remove_reader(self.from_.descriptor)
+        self._loop.add_writer(self.to.descriptor, self._write)
+        self._connection.tell("paused", self.direction, True)
+        return False
+
+    def _send(self, view: memoryview) -> None:
+        """Send on, show to the tap what went on, and keep the rest, or the buffer if there is none."""
+        try:
+            sent = self.to.sock.send(view)
+        except OSError as error:
+            if not isinstance(error, BlockingIOError | InterruptedError):
+                self._rest = None
+                self._connection.fail(self.to, error.errno or 0)
+                return
+            sent = 0
+        if sent == len(view):
+            self._rest = None
+            self._connection.data(self.direction, view)
+            if self._buffer is not None:
+                self._buffers.give(self._buffer)
+                self._buffer = None
+        else:
+            self._rest = view[sent:]
+            if sent:
+                self._connection.data(self.direction, view[:sent])
+
+    def _write(self) -> None:
+        """The receiver takes bytes again."""
+        assert self._rest is not None
+        self._send(self._rest)
+        if self._rest is None and not self.ended:
+            self._loop.remove_writer(self.to.descriptor)
+            self._loop.add_reader(self.from_.descriptor, self.read)
+            self._connection.tell("paused", self.direction, False)
+
+    def drain(self) -> None:
+        """Send on what the kernel still holds from a leg that has failed, as far as the other side takes it.
+
+        That is where a destination's last message stands: the reason why it gave up.
+        """
+        if self._rest is not None:
+            self._send(self._rest)
+        while not self.ended and self._rest is None and self.read():
+            pass
+
+    def _end_of_file(self) -> None:
+        failing = self._connection.failing
+        # Behind a reset, an end of file is none: the error was delivered before, to whoever asked first.
+        # EPIPE is the exception: the kernel says it of a reset that came after a real end of file.
+        error = failing or sockets.pending_error(self.from_.sock)
+        if error and error != errno.EPIPE:
+            self._connection.fail(self.from_, error)
+            return
+        self._loop.remove_reader(self.from_.descriptor)
+        try:
+            self.to.sock.shutdown(socket.SHUT_WR)
+        except OSError as gone:
+            self._connection.fail(self.to, sockets.pending_error(self.to.sock) or gone.errno or 0)
+            return
+        self.complete = True
+        self._connection.end(self, "eof", self.from_.party, None)
+        if error and not failing:
+            self._connection.fail(self.from_, error)
+
+    def close(self) -> None:
+        """Let go of the buffer."""
+        self._buffer = self._rest = None
+
+
+class Connection:
+    """Both legs of a connection, from accept to close."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        buffers: Buffers,
+        watch: sockets.ErrorWatch,
+        source: socket.socket,
+        tap: Tap | None,
+        *,
+        on_opened: Callable[[], None],
+        on_closed: Callable[["Connection"], None],
+        on_tap_failed: Callable[[Exception], None],
+    ) -> None:
+        self.loop = loop
+        self.buffers = buffers
+        self.opened = False
+        self.closed = False
+        self.failing = 0
+        self._watch = watch
+        self._tap = tap
+        self._on_opened = on_opened
+        self._on_closed = on_closed
+        self._on_tap_failed = on_tap_failed
+        self._flows: tuple[Flow, ...] = ()
+        self._legs: list[Leg] = []
+        self._add("source", source)
+
+    def join(self, destination: socket.socket) -> None:
+        """Begin to forward: the destination is connected."""
+        source, joined = self._legs[0], self._add("destination", destination)
+        self._flows = Flow(self, "fwd", source, joined), Flow(self, "rev", joined, source)
+
+    def _add(self, party: LegName, sock: socket.socket) -> Leg:
+        leg = Leg(party, sock)
+        self._legs.append(leg)
+        self._watch.add(sock, lambda: self._check(leg))
+        return leg
+
+    def _check(self, leg: Leg) -> None:
+        if error := sockets.pending_error(leg.sock):
+            self.fail(leg, error)
+
+    # ------------------------------------------------------------ what the tap is told
+
+    def open(self) -> None:
+        """A byte has come: from here on there is something to tell."""
+        self.opened = True
+        self._on_opened()
+        self.tell("opened")
+
+    def data(self, direction: Direction, view: memoryview) -> None:
+        """Bytes went on."""
+        if not self.opened:
+            self.open()
+        if (tap := self._tap) is not None:
+            try:
+                tap.data(direction, view)
+            except Exception as error:  # whatever a tap does, the forwarding goes on
+                self._detach(error)
+
+    def tell(self, what: Literal["opened", "paused", "tcp_info", "ended"], *facts: object) -> None:
+        """Call a method of the tap, if anything is to be told of this connection."""
+        if self._tap is None or not self.opened:
+            return
+        try:
+            getattr(self._tap, what)(*facts)
+        except Exception as error:  # as above
+            self._detach(error)
+
+    def _detach(self, error: Exception) -> None:
+        self._tap = None
+        self._on_tap_failed(error)
+
+    def sample(self) -> None:
+        """Tell what the kernel says of both legs."""
+        for leg in self._legs:
+            if (facts := sockets.tcp_info(leg.sock)) is not None:
+                self.tell("tcp_info", leg.party, facts)
+
+    # ------------------------------------------------------------ how it ends
+
+    def end(self, flow: Flow, how: EndKind, by: Party, error: str | None) -> None:
+        """A direction has ended; when both have, the connection is closed."""
+        flow.ended = True
+        last = all(each.ended for each in self._flows)
+        if last:
+            self.sample()
+        self.tell("ended", flow.direction, how, by, error)
+        if last and not self.failing:
+            self._close(lambda leg: leg.sock.close())
+
+    def fail(self, leg: Leg, number: int) -> None:
+        """A leg has failed: what it had sent goes on if it can, and the other leg is reset."""
+        if self.closed or self.failing:
+            return
+        self.failing = number
+        for flow in self._flows:
+            if flow.from_ is leg and not flow.ended:
+                flow.drain()
+        self.finish(sockets.end_kind(number), leg.party, errno.errorcode.get(number, str(number)))
+
+    def finish(self, how: EndKind, by: Party, error: str | None) -> None:
+        """End both directions where they are, and reset both legs."""
+        if self.closed:
+            return
+        self.failing = self.failing or errno.ECONNABORTED
+        for flow in self._flows:
+            if not flow.ended:
+                self.end(flow, how, by, error)
+        self._close(self._cut)
+
+    def _cut(self, leg: Leg) -> None:
+        """Reset a leg; but what it was sent completely, up to the end of file, still has to arrive there."""
+        complete = any(flow.to is leg and flow.complete for flow in self._flows)
+        if complete and sockets.unacknowledged(leg.sock):
+            sockets.discard_unread(leg.sock)  # bytes left unread would make a reset of the close
+            leg.sock.close()
+        else:
+            sockets.reset(leg.sock)
+
+    async def first_byte(self, seconds: float) -> bool:
+        """Wait for the source of a connection that is not joined to send something; whether it has."""
+        source = self._legs[0]
+        if not self.closed:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await sockets.readable(source.sock)
+        return not self.closed and sockets.has_unread(source.sock)
+
+    def refuse(self, by: Party, error: str) -> None:
+        """There is no destination: tell so if the source has sent anything, and reset it."""
+        if self.closed:
+            return
+        if sockets.has_unread(self._legs[0].sock):
+            self.open()
+            self.tell("ended", "fwd", "refused", by, error)
+            self.tell("ended", "rev", "refused", by, error)
+        self._close(self._cut)
+
+    def _close(self, how: Callable[[Leg], None]) -> None:
+        if self.closed:
+            return
+        self.closed = True
+        for flow in self._flows:
+            flow.close()
+        for leg in self._legs:
+            self.loop.remove_reader(leg.descriptor)
+            self.loop.remove_writer(leg.descriptor)
+            self._watch.remove(leg.sock)
+            how(leg)
+        self._flows = ()
+        self._on_closed(self)
