@@ -88,10 +88,7 @@ class Proxy:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=messages)
         self.where = listen.removeprefix("unix:")
         listens = Path(self.where).is_socket if listen.startswith("unix:") else self._told_port
-        if (
-            not poll(lambda: listens() or self.process.poll() is not None, 20)
-            or self.process.poll() is not None
-        ):
+        if not poll(lambda: listens() or self.process.poll() is not None, 20) or self.process.poll():
             self.process.kill()
             raise RuntimeError(f"migsniff did not start: {self.messages}")
 

@@ -39,7 +39,8 @@ def counted(events: list[dict[str, Any]]) -> dict[str, int]:
     sections = [event for event in events if event["type"] == "ram-section"]
     parts = [section for section in sections if section["section_type"] == "PART"]
     ends = [section for section in sections if section["section_type"] == "END"]
-    size = next(event["page_size"] for event in events if event["type"] == "ram-blocks")
+    # known from the machine's name or from the first pages, else only from the description
+    size = next(event["page_size"] for event in events if event.get("page_size"))
     normal = sum(section["counts"]["normal"] for section in sections)
     precopy = sum(section["counts"]["bytes"] + 8 for section in parts)
     return {

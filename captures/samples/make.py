@@ -1,0 +1,222 @@
+"""Makes the samples of this folder again: `python -m captures.samples.make [--script PATH] [NAME ...]`.
+
+A sample is a real migration between two real QEMUs, as migsniff saved it: stripped of guest memory, and each
+file compressed. Beside the capture stand
+
+    qemu.json               how it was made, QEMU's version and its own counters (query-migrate of both sides)
+    golden.ndjson.zst       what `migsniff read -T ndjson` prints of it
+    script.state.json.zst   what QEMU's own scripts/analyze-migration.py prints of the whole stream, memory
+    script.desc.json.zst    and all (-d state, -d desc), where it can read it; it is not ours, hence --script
+
+`--golden` only decodes the captures that are there again, after a change that was meant to be seen.
+"""
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import zstandard
+
+from tests.qemu import Migration, missing
+from tests.relays import Proxy, Recorder
+
+HERE = Path(__file__).parent
+PACK_LEVEL = 19
+KEPT_AS_IS = "manifest.json"
+
+
+def _later(seconds: float, command: str) -> Callable[[Migration], None]:
+    def meanwhile(migration: Migration) -> None:
+        time.sleep(seconds)
+        migration.source.execute(command)
+
+    return meanwhile
+
+
+def _let_converge(migration: Migration) -> None:
+    time.sleep(0.3)
+    migration.source.execute("migrate-set-parameters", **{"max-bandwidth": 1 << 40, "downtime-limit": 5000})
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a sample is made: a guest, a mode, and what happens while it migrates."""
+
+    version: str
+    guest: dict[str, Any] = field(default_factory=dict)
+    arch: str = "x86_64"
+    status: str = "completed"
+    meanwhile: Callable[[Migration], None] | None = None
+
+
+DEVICES = (
+    "-device virtio-net-pci -device virtio-scsi-pci -device virtio-balloon-pci -device virtio-rng-pci"
+    " -device virtio-serial-pci -device virtconsole -device qemu-xhci -device usb-tablet -device usb-kbd"
+    " -device e1000e -device virtio-gpu-pci -audiodev none,id=sound -device intel-hda"
+    " -device hda-duplex,audiodev=sound -drive if=none,id=disk,driver=null-co,size=1M"
+    " -device virtio-blk-pci,drive=disk"
+)
+PC = {"mem": 32, "machine": "pc"}
+Q35 = {"mem": 32, "machine": "q35", "args": DEVICES}
+WORKLOAD = {"mem": 32, "workload": 16}
+SLOW = {"max-bandwidth": 10_000_000}
+
+RECIPES: dict[str, Recipe] = {
+    "x86-52-pc": Recipe("5.2", PC),
+    "x86-52-q35": Recipe("5.2", Q35),
+    "x86-72-pc": Recipe("7.2", PC),
+    "x86-72-q35": Recipe("7.2", Q35),
+    "x86-100-pc": Recipe("10.0", PC),
+    "x86-100-q35": Recipe("10.0", Q35),
+    "x86-111-pc": Recipe("11.1", PC),
+    "x86-111-q35": Recipe("11.1", Q35),
+    # a page size that only the configuration tells; a subsection that the description leaves out
+    "aarch64-72-virt": Recipe(
+        "7.2",
+        {"mem": 32, "machine": "virt", "args": "-cpu max -device virtio-net-pci -smp 2"},
+        arch="aarch64",
+    ),
+    "aarch64-100-virt": Recipe("10.0", {"mem": 32, "machine": "virt", "args": "-cpu max"}, arch="aarch64"),
+    "riscv64-100-virt": Recipe("10.0", {"mem": 32, "machine": "virt"}, arch="riscv64"),
+    "ppc64-100-pseries": Recipe("10.0", {"mem": 256, "machine": "pseries"}, arch="ppc64"),
+    # state that its own description does not explain
+    "s390x-72-ccw": Recipe(
+        "7.2",
+        {
+            "mem": 32,
+            "machine": "s390-ccw-virtio",
+            "args": "-device virtio-net-ccw -no-shutdown -action panic=none",
+        },
+        arch="s390x",
+    ),
+    "x86-72-passes": Recipe("7.2", {**WORKLOAD, "params": {"max-bandwidth": 40_000_000}}),
+    "x86-72-return-path": Recipe("7.2", {**WORKLOAD, "caps": ["return-path"]}),
+    "x86-111-return-path": Recipe("11.1", {**WORKLOAD, "caps": ["return-path"]}),
+    "x86-72-xbzrle": Recipe(
+        "7.2",
+        {**WORKLOAD, "caps": ["xbzrle"], "params": {"max-bandwidth": 60_000_000, "downtime-limit": 1}},
+        meanwhile=_let_converge,
+    ),
+    "x86-72-compress": Recipe("7.2", {**WORKLOAD, "caps": ["compress"]}),
+    "x86-100-postcopy": Recipe(
+        "10.0",
+        {**WORKLOAD, "caps": ["postcopy-ram"], "params": SLOW},
+        meanwhile=_later(0.3, "migrate-start-postcopy"),
+    ),
+    "x86-100-multifd": Recipe("10.0", {**WORKLOAD, "caps": ["multifd"]}),
+    "x86-72-cancelled": Recipe(
+        "7.2", {**WORKLOAD, "params": SLOW}, status="cancelled", meanwhile=_later(0.3, "migrate_cancel")
+    ),
+    # the two sides have MSI-X tables of different size: the destination says so, and why, on the return path
+    "x86-72-refused": Recipe(
+        "7.2",
+        {
+            **PC,
+            "caps": ["return-path"],
+            "source_args": "-device virtio-net-pci,addr=5",
+            "destination_args": "-device virtio-net-pci,addr=5,vectors=8",
+        },
+        status="failed",
+    ),
+    # the destination lacks a device, and the source, without a return path, believes that all went well
+    "x86-100-refused": Recipe("10.0", {**PC, "source_args": "-device virtio-rng-pci"}),
+}
+
+
+def make(name: str, recipe: Recipe, script: Path | None) -> None:
+    """Run the migration and put the sample in place of the one that is there."""
+    with tempfile.TemporaryDirectory(prefix="migsniff-") as scratch:
+        work = Path(scratch)
+        with (
+            Migration(recipe.version, arch=recipe.arch, **recipe.guest) as migration,
+            Proxy(work / "proxy", migration.listen()) as proxy,
+            Recorder(work / "raw", proxy.where) as recorder,
+        ):
+            migration.start(f"tcp:{recorder.where}")
+            if recipe.meanwhile:
+                recipe.meanwhile(migration)
+            result = migration.wait()
+            if result.status != recipe.status:
+                raise RuntimeError(f"{name}: {result.status} instead of {recipe.status}: {result.source}")
+            recorder.recorded()
+            proxy.verdicts()
+            proxy.stop()
+            qemu = {
+                "version": result.version,
+                "arch": recipe.arch,
+                "guest": recipe.guest,
+                "source": result.source,
+                "destination": result.destination,
+                "destination_runs": result.destination_runs,
+                "destination_log": migration.destination.log.splitlines(),
+            }
+        sample = work / "sample"
+        sample.mkdir()
+        for path in sorted(proxy.capture().iterdir()):
+            _keep(sample, path.name, path.read_bytes())
+        (sample / "qemu.json").write_text(json.dumps(qemu, indent=1) + "\n")
+        if script:
+            for what in ("state", "desc"):
+                printed = _printed_by(script, "-d", what, "-f", str(work / "raw" / "connection-0.fwd"))
+                if printed is not None:
+                    _keep(sample, f"script.{what}.json", printed)
+        shutil.rmtree(HERE / name, ignore_errors=True)
+        shutil.copytree(sample, HERE / name)
+
+
+def _printed_by(script: Path, *arguments: str) -> bytes | None:
+    """What QEMU's script prints; None if it fails, as it does on many streams."""
+    done = subprocess.run([sys.executable, str(script), *arguments], capture_output=True, check=False)
+    return done.stdout if done.returncode == 0 else None
+
+
+def decode(name: str) -> None:
+    """Write down what migsniff prints of a sample."""
+    command = [sys.executable, "-m", "migsniff", "read", "-T", "ndjson", str(HERE / name)]
+    done = subprocess.run(command, capture_output=True, check=False)
+    if done.returncode > 1:
+        raise RuntimeError(f"{name}: exit code {done.returncode}: {done.stderr.decode()}")
+    _keep(HERE / name, "golden.ndjson", done.stdout)
+
+
+def _keep(folder: Path, name: str, content: bytes) -> None:
+    if name == KEPT_AS_IS:
+        (folder / name).write_bytes(content)
+    else:
+        (folder / f"{name}.zst").write_bytes(zstandard.ZstdCompressor(level=PACK_LEVEL).compress(content))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("name", nargs="*", choices=[*RECIPES, []], help="which samples (all)", metavar="NAME")
+    parser.add_argument("--script", type=Path, help="QEMU's scripts/analyze-migration.py")
+    parser.add_argument("--golden", action="store_true", help="only decode again")
+    given = parser.parse_args()
+    failed = 0
+    for name in given.name or RECIPES:
+        recipe = RECIPES[name]
+        reason = None if given.golden else missing(recipe.version, recipe.arch)
+        if reason:
+            print(f"{name}: left as it is: {reason}", file=sys.stderr)
+            failed = 1
+            continue
+        if not given.golden:
+            make(name, recipe, given.script)
+        decode(name)
+        size = sum(path.stat().st_size for path in (HERE / name).iterdir())
+        print(f"{name}: {size >> 10} KiB", flush=True)
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())
