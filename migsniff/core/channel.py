@@ -58,7 +58,7 @@ class DirectionDecoder:
     def where(self) -> str:
         """What the stream is in the middle of."""
         if self.steps is None or self.reader is None:
-            return self.opaque_as if self.opaque_from < self.queue.wire_end else "the end"
+            return self.opaque_as if self.opaque_from < self.queue.wire_end else ""
         into = self.queue.wire_end - self.queue.mark
         return f"{self.reader.where}, {into} bytes into it" if into else self.reader.where
 

@@ -59,6 +59,7 @@ PROBLEMS: Final[dict[str, str]] = {
     "walk-end": "{idstr} instance {instance_id}: by its description it ends at {at:#x}, its footer is at {footer:#x}",
     "device-too-big": "device state of more than {limit} bytes is not kept: fields of {idstr!r} cannot be shown",
     "hole": "{length} bytes that are needed here were not saved in this capture",
+    "pages-scattered": "pages stand so far apart that their states would take more than {limit} bytes: the rest is left out",
     "contents-missing": "page contents are needed, and this capture was saved without them (--ram keep saves them)",
     "decoder-bug": "migsniff's own decoder failed ({detail}): a bug, please report it; the forwarding is not touched",
     "decoder-behind": "decoding fell more than {limit} bytes behind the wire and was stopped; the forwarding is not touched",

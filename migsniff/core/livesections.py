@@ -60,7 +60,7 @@ def block_migration(queue: ByteQueue, kind: ItemType) -> Steps:
         flags = (yield from queue.u64()) & 0x1FF
         if flags == BlockFlag.EOS:
             return
-        if flags & ~(BlockFlag.DEVICE_BLOCK | BlockFlag.ZERO_BLOCK) == 0 and flags & BlockFlag.DEVICE_BLOCK:
+        if flags in (BlockFlag.DEVICE_BLOCK, BlockFlag.DEVICE_BLOCK | BlockFlag.ZERO_BLOCK):
             length = yield from queue.u8()
             yield from queue.take(length)
             if not flags & BlockFlag.ZERO_BLOCK:

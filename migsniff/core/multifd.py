@@ -61,8 +61,8 @@ class MultifdReader:
         )
         while True:
             self.where = "between packets"
-            yield from queue.wait(12)
             queue.mark = queue.at
+            yield from queue.wait(12)
             self.where = "a packet"
             magic, version, flags = (U32.unpack_from(queue.data, queue.pos + at)[0] for at in (0, 4, 8))
             self._check(magic, version)

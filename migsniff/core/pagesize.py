@@ -18,6 +18,7 @@ from migsniff.core.wire import (
 )
 
 KINDS = sum(PAGE_ENCODINGS)
+KNOWN = KINDS | int(RamFlag.CONTINUE)  # a plain number: ~ of an IntFlag keeps to the bits that have names
 FIRST_PAGES = "the first page records"
 
 
@@ -76,7 +77,7 @@ def _fails_at(head: bytes, memory: GuestMemory, page_size: int) -> int | None:
             return None
         flags = word & (page_size - 1)
         encoding = PAGE_ENCODINGS.get(flags & KINDS)
-        if encoding is None or flags & ~(KINDS | RamFlag.CONTINUE):
+        if encoding is None or flags & ~KNOWN:
             return pos + 8
         pos += 8
         if not flags & RamFlag.CONTINUE:

@@ -24,8 +24,8 @@ class ReturnPathReader:
         queue = self.queue
         while True:
             self.where = "between messages"
-            yield from queue.wait(4)
             start = queue.mark = queue.at
+            yield from queue.wait(4)
             number = yield from queue.u16()
             length = yield from queue.u16()
             entry = RETURN_PATH.get(number)

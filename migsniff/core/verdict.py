@@ -17,6 +17,8 @@ HOW = {
     "error": "failed",
 }
 
+EARLY = 4 << 20  # bytes that may be on their way when the destination refuses the first kilobyte
+
 Judgement = tuple[bool, str, str, int]
 """Fine or not, the outcome's name, the message, the wire offset of the main channel's end."""
 
@@ -35,6 +37,11 @@ class ConnectionEnd(NamedTuple):
     def __str__(self) -> str:
         name = f" ({self.error})" if self.error else ""
         return f"the {self.by} {HOW[self.how]}{name}"
+
+
+def located(where: str) -> str:
+    """Where something happened, as it stands in a sentence."""
+    return where if where.startswith(("between", "behind", "before")) else f"in {where}"
 
 
 def judge(connections: Sequence["Connection"], looks_like: Callable[[bytes], str | None]) -> Judgement:
@@ -58,20 +65,19 @@ def judge(connections: Sequence["Connection"], looks_like: Callable[[bytes], str
         )
     if main.main.finished and decoder.steps is None:
         return _finished(main, first, shut, ending, offset)
-    place = f"at offset {offset} of {main.name}, in {decoder.where}"
-    if main.main.finished and not main.main.described:
-        if decoder.where.startswith("behind the end"):
-            return _finished(main, first, shut, ending, offset)
-        return False, "truncated", f"the stream ends {place}; {ending}", offset
+    place = f"at offset {offset} of {main.name}, {located(decoder.where)}"
+    if main.main.finished and not main.main.described and decoder.where.startswith("behind the end"):
+        return _finished(main, first, shut, ending, offset)
     if first is None:
         return False, "truncated", f"the stream ends {place}", offset
     if first.how == "refused":
         return False, "refused", f"{first}, {place}", offset
     if shut:
-        return False, "failed", f"the destination reported an error, {place}; {ending}", offset
+        return False, "failed", f"the destination reported an error (SHUT {shut}); {first}, {place}", offset
+    if main.main.finished:
+        return False, "truncated", f"the stream ends {place}; {ending}", offset
     if first.by == "destination":
-        early = not main.main.context.memory.records
-        outcome = "refused" if early else ("reset" if first.how == "reset" else "failed")
+        outcome = "refused" if _early(main) else ("reset" if first.how == "reset" else "failed")
         return False, outcome, f"{first}, {place}; {_said(main, shut)}", offset
     if first.by == "source" and first.how == "eof" and main.main.between_iterations:
         message = f"the source ended the migration between two sections, {place}; {_said(main, shut)}"
@@ -115,6 +121,17 @@ def _finished(
     if not spoke:
         return True, "completed", f"{sent}; what the destination said on the return path was not seen", offset
     return False, "failed", f"{sent}, but the destination never confirmed it; {ending}", offset
+
+
+def _early(main: "Connection") -> bool:
+    """Whether it ended so soon that the destination cannot have taken more than the RAM block list.
+
+    It refuses a machine type, a configuration or a block as soon as it has read it; by then the source may
+    have filled the buffers of both sockets and of the proxy.
+    """
+    assert main.main is not None
+    first_pass = main.main.context.memory.iteration == 1
+    return first_pass and main.queues["fwd"].wire_end < EARLY
 
 
 def _ending(main: "Connection", first: ConnectionEnd | None, shut: int | None) -> str:

@@ -284,4 +284,6 @@ def _ram_blocks(event: RamBlocks) -> str:
 
 
 def _where(where: str) -> str:
-    return f", in {escape(where)}" if where else ""
+    if not where:
+        return ""
+    return f", {'' if where.startswith(('between', 'behind', 'before')) else 'in '}{escape(where)}"
