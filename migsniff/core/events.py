@@ -160,12 +160,12 @@ class RamPages(Event, frozen=True, tag="ram-pages", kw_only=True):
     @property
     def normal(self) -> "NDArray[bool_]":
         """Which records hold a page as it is."""
-        return (self.words & int(RamFlag.PAGE)) != 0
+        return (self.words & int(RamFlag.PAGE)).astype(bool)
 
     @property
     def zero(self) -> "NDArray[bool_]":
         """Which records say that a page is filled with zeroes. Neither: XBZRLE and compressed pages."""
-        return (self.words & int(RamFlag.ZERO)) != 0
+        return (self.words & int(RamFlag.ZERO)).astype(bool)
 
 
 class PageCounts(msgspec.Struct, frozen=True):

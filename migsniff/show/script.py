@@ -42,11 +42,17 @@ class ScriptDocument:
 
     Devices need their fields. What the script cannot read stands under the script's keys: a section without
     description as {"size": n, "data": hex} (no data where it was not kept), bytes without meaning under the
-    name of their Field.
+    name of their Field. `memory` writes the JSON object of the RAM contents, (write, indent), for `-m`.
     """
 
-    def __init__(self, out: TextIO, dump: Literal["state", "desc"] = "state") -> None:
+    def __init__(
+        self,
+        out: TextIO,
+        dump: Literal["state", "desc"] = "state",
+        memory: Callable[[Write, str], None] | None = None,
+    ) -> None:
         self._out = out
+        self._memory = memory
         self._dump = dump
         self._blocks: tuple[RamBlock, ...] = ()
         self._sections: dict[int, Section] = {}
@@ -105,7 +111,16 @@ class ScriptDocument:
         write("{}\n" if not self._sections else "\n}\n")
 
     def _ram(self, write: Write) -> None:
-        write(_indented({"section sizes": {block.name: f"0x{block.length:016x}" for block in self._blocks}}))
+        document = _indented(
+            {"section sizes": {block.name: f"0x{block.length:016x}" for block in self._blocks}}
+        )
+        if self._memory is None:
+            write(document)
+            return
+        end = f"\n{INDENT}}}"
+        write(document.removesuffix(end) + f',\n{INDENT}{INDENT}"memory": ')
+        self._memory(write, INDENT + INDENT)
+        write(end)
 
 
 def _indented(value: object) -> str:

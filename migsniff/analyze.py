@@ -1,0 +1,116 @@
+"""`migsniff analyze`: what QEMU's scripts/analyze-migration.py (10.2.2) does, for any stream."""
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from typing import Final, TextIO
+
+from migsniff.core.errors import StreamProblem, UsageError, problem_text
+from migsniff.feed.files import Source, open_source
+from migsniff.offline import decode, session_for
+from migsniff.pipeline import Pipeline, Sink
+from migsniff.show.extract import DESCRIPTION_FILE, STATE_FILE, Folder, MemoryDump, RamFiles, Unapplied
+from migsniff.show.script import ScriptDocument
+from migsniff.show.words import escape
+
+PROBLEMS_SHOWN: Final = 10
+
+
+def analyze(options: argparse.Namespace) -> int:
+    """Do what `options` ask for, as cli.py describes them; returns the exit code.
+
+    Like the script's, -x comes before -d and -m, and -d desc before -m. Raises UsageError and CaptureError.
+    """
+    source = open_source(options.file)
+    memory = options.memory and options.dump == "state"
+    if (options.extract or memory) and not source.contents:
+        raise UsageError(f"{escape(options.file)}: {problem_text('contents-missing')}")
+    try:
+        if options.extract:
+            return _extract(source, options.output_dir)
+        if memory:
+            return _state_with_memory(source, sys.stdout)
+        return _document(source, ScriptDocument(sys.stdout, options.dump), fields=options.dump == "state")
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        place = f"{escape(str(error.filename))}: " if error.filename else ""
+        raise UsageError(f"{place}{error.strerror or error}") from error
+
+
+def _document(source: Source, document: ScriptDocument, *, fields: bool) -> int:
+    code = _decode(source, [document], fields=fields)
+    return max(code, _finish(document))
+
+
+def _state_with_memory(source: Source, out: TextIO) -> int:
+    """Pages are printed in the order in which they came first, as they were last: they have to wait."""
+    with (
+        tempfile.TemporaryDirectory(prefix="migsniff-") as path,
+        Folder(path) as folder,
+        closing(MemoryDump(folder)) as memory,
+    ):
+        unapplied = Unapplied()
+        document = ScriptDocument(out, "state", memory.write)
+        code = _decode(source, [document, memory, unapplied], fields=True, contents=True)
+        code = max(code, _finish(document))
+        return max(code, _tell([*memory.problems, *unapplied.problems]))
+
+
+def _extract(source: Source, path: str) -> int:
+    with (
+        Folder(path) as folder,
+        _writing(folder, STATE_FILE) as state_file,
+        _writing(folder, DESCRIPTION_FILE) as description_file,
+        closing(RamFiles(folder)) as files,
+    ):
+        state, description = ScriptDocument(state_file), ScriptDocument(description_file, "desc")
+        unapplied = Unapplied()
+        code = _decode(source, [state, description, files, unapplied], fields=True, contents=True)
+        code = max(code, _finish(state), _finish(description))
+        code = max(code, _tell([*files.problems, *unapplied.problems]))
+        if not description.described:
+            folder.remove(DESCRIPTION_FILE)
+        for name in (*([DESCRIPTION_FILE] if description.described else []), *files.names, STATE_FILE):
+            print(name)
+    return code
+
+
+@contextmanager
+def _writing(folder: Folder, name: str) -> Iterator[TextIO]:
+    """A file of text whose last end of line is dropped: the script writes none."""
+    with os.fdopen(folder.create(name), "w", encoding="ascii") as file:
+        yield file
+        file.flush()
+        if size := os.fstat(file.fileno()).st_size:
+            file.truncate(size - 1)
+
+
+def _decode(source: Source, sinks: list[Sink], *, fields: bool, contents: bool = False) -> int:
+    pipeline = Pipeline(source.migration, session_for(source, fields=fields, contents=contents), sinks)
+    code = decode(pipeline, source)
+    verdict = pipeline.verdict
+    if verdict is not None and not verdict.ok:
+        print(f"migsniff: {verdict.outcome}: {escape(verdict.message)}", file=sys.stderr)
+    return code
+
+
+def _finish(document: ScriptDocument) -> int:
+    """Print a document; says what of the description cannot be printed."""
+    try:
+        document.close()
+    except StreamProblem as problem:
+        return _tell([problem.text])
+    return 0
+
+
+def _tell(problems: list[str]) -> int:
+    """A line on standard error for each problem, but not for thousands of them; 1 if there are any."""
+    for problem in problems[:PROBLEMS_SHOWN]:
+        print(f"migsniff: {escape(problem)}", file=sys.stderr)
+    if len(problems) > PROBLEMS_SHOWN:
+        print(f"migsniff: and {len(problems) - PROBLEMS_SHOWN} more like these", file=sys.stderr)
+    return 1 if problems else 0
