@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.qemu import SYSTEM, Folder, Migration, Qemu, QmpError, Result, poll, require
+from migsniff.qemu import Qemu, QmpError
+from tests.qemu import SYSTEM, Folder, Migration, Result, poll, require
 from tests.relays import Proxy, Recorder
 
 VERSIONS = ("5.2", "7.2", "10.0", "11.1")
@@ -205,7 +206,7 @@ def test_a_kept_capture_is_the_wire_and_qemu_loads_it(caps: list[str], loop: str
         (folder.path / "disk").write_bytes(bytes(1 << 20))
         disk = f"file={folder.path}/disk,format=raw,if=ide"
         guest = ["-m", "64", "-drive", disk, "-incoming", f"exec:cat {kept / 'main.fwd'}"]
-        loaded = Qemu(SYSTEM, "x86_64", guest, folder, "loaded")
+        loaded = Qemu("x86_64", guest, folder.path, "loaded", enter=folder.enter, inside=folder.inside)
         try:
             assert poll(lambda: bool(loaded.execute("query-status")["running"])), loaded.log
             loaded.wait_for_passes()
