@@ -74,7 +74,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.command == "demo":
         from migsniff.demo import demo
 
-        return demo(options)
+        return demo(options, log_options(options))
     from migsniff.analyze import analyze
 
     return analyze(options)
