@@ -30,7 +30,7 @@ from tests.relays import Proxy, Recorder
 
 HERE = Path(__file__).parent
 PACK_LEVEL = 19
-KEPT_AS_IS = "manifest.json"
+MANIFEST = "manifest.json"  # the one file of a capture that is never compressed
 
 
 def _later(seconds: float, command: str) -> Callable[[Migration], None]:
@@ -188,7 +188,7 @@ def decode(name: str) -> None:
 
 
 def _keep(folder: Path, name: str, content: bytes) -> None:
-    if name == KEPT_AS_IS:
+    if name == MANIFEST:
         (folder / name).write_bytes(content)
     else:
         (folder / f"{name}.zst").write_bytes(zstandard.ZstdCompressor(level=PACK_LEVEL).compress(content))
