@@ -4,6 +4,7 @@ A FULL section carries no length. Live its end is where its footer stands with s
 when the description arrives, walking it must land on that footer. The raw bytes are kept until then.
 """
 
+import re
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from typing import Final
@@ -24,6 +25,11 @@ from migsniff.core.wire import (
 )
 
 FOOTER_SIZE: Final = 5
+# Where a section without a footer may end: the beginning of a FULL section, or the EOF and the description.
+NEXT_ITEM: Final = re.compile(rb"\x04.{4}[^\x00][ -~]|\x00\x06", re.DOTALL)
+# In a package also a command that can follow device state: PING or POSTCOPY_RUN.
+NEXT_IN_PACKAGE: Final = re.compile(NEXT_ITEM.pattern + rb"|\x08\x00[\x02\x05]\x00", re.DOTALL)
+NEXT_SIZE: Final = 7  # bytes of the longest match
 STEP: Final = 4096
 MAX_STEP: Final = 1 << 20
 
@@ -223,31 +229,28 @@ def find_end(
     """Read up to and over the footer of a section of unknown length; returns the payload's length.
 
     The payload goes into `payload`, whose beginning is dropped when it grows past MAX_DEVICE_STATE. Without
-    footers the section ends where the next one, or the EOF with the description, begins.
+    footers the section ends where the next one, or the EOF with the description, begins; if there is neither,
+    it ends before the stream's last byte, which is the EOF.
     """
-    pattern = b"\x7e" + U32.pack(facts.section_id) if context.footers is not False else None
+    footer = b"\x7e" + U32.pack(facts.section_id) if context.footers is not False else b""
+    search = EndSearch(footer, limit, context, seen)
     searched = dropped = 0
+    ended = False
     while True:
-        candidate = _candidate(payload, searched, pattern)
-        if candidate >= 0:
-            behind = candidate + len(pattern or b"")
-            at_limit = limit is not None and queue.at - len(payload) + behind == limit
-            ended = queue.closed and not queue.size
-            verdict = at_limit or plausible(payload[behind:], context, seen, ended=ended)
-            if verdict:
-                context.footers = pattern is not None
-                queue.unread(bytes(payload[behind:]))
-                del payload[candidate:]
-                return dropped + candidate
-            searched = candidate if verdict is None else candidate + 1
-            if verdict is False:
-                continue
-        else:
-            searched = max(0, len(payload) - FOOTER_SIZE + 1) if pattern else len(payload)
-            if len(payload) > MAX_DEVICE_STATE:
-                del payload[:searched]
-                dropped, searched = dropped + searched, 0
-        payload += yield from _more(queue, payload, facts, limit)
+        searched, found = search.end(payload, searched, queue.at - len(payload), ended=ended)
+        if found:
+            context.footers = bool(footer)
+            queue.unread(bytes(payload[searched + len(footer) :]))
+            del payload[searched:]
+            return dropped + searched
+        if len(payload) > MAX_DEVICE_STATE:
+            del payload[:searched]
+            dropped, searched = dropped + searched, 0
+        while ended:
+            yield None  # the stream was cut off in here
+        some = yield from _more(queue, payload, facts, limit)
+        payload += some
+        ended = not some
 
 
 def _more(
@@ -267,13 +270,43 @@ def _more(
     return some
 
 
-def _candidate(payload: bytearray, start: int, pattern: bytes | None) -> int:
-    """Where the section may end: at its footer, or without footers where the next item may begin."""
-    if pattern is not None:
-        return payload.find(pattern, start)
-    full = payload.find(b"\x04", start)
-    eof = payload.find(b"\x00\x06", start)
-    return min((at for at in (full, eof) if at >= 0), default=-1)
+@dataclass(frozen=True, slots=True)
+class EndSearch:
+    """What the end of a section looks like: its `footer`, empty if there are none, and what can follow it.
+
+    `limit`: wire offset where the package ends. `seen`: ids of the FULL sections so far.
+    """
+
+    footer: bytes
+    limit: int | None
+    context: Context
+    seen: set[int]
+
+    def end(self, payload: bytearray, start: int, at: int, *, ended: bool) -> tuple[int, bool]:
+        """Where the section ends, from index `start` on, and True; or where to look again, and False.
+
+        `at`: wire offset of the payload. `ended`: no more will come.
+        """
+        while (candidate := self._candidate(payload, start)) >= 0:
+            behind = candidate + len(self.footer)
+            if at + behind == self.limit:
+                return candidate, True
+            head = payload[behind : behind + MAX_ITEM_HEADER]
+            fits = plausible(head, self.context, self.seen, ended=ended and bool(self.footer))
+            if fits or (fits is None and not ended):
+                return candidate, bool(fits)
+            start = candidate + 1
+        if self.footer:
+            return max(start, len(payload) - len(self.footer) + 1), False
+        if ended and payload.endswith(b"\0"):
+            return len(payload) - 1, True
+        return max(start, len(payload) - NEXT_SIZE + 1), False
+
+    def _candidate(self, payload: bytearray, start: int) -> int:
+        if self.footer:
+            return payload.find(self.footer, start)
+        found = (NEXT_ITEM if self.limit is None else NEXT_IN_PACKAGE).search(payload, start)
+        return found.start() if found else -1
 
 
 def plausible(behind: bytes | bytearray, context: Context, seen: set[int], *, ended: bool) -> bool | None:
