@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 
+from migsniff.core.errors import CaptureError
 from migsniff.core.events import Arrival, Chunk, Direction, Ended, Learned, Opened
 from migsniff.feed.capture import CaptureWriter
 from migsniff.feed.captureformat import RamMode
@@ -81,6 +82,17 @@ def owned(arrivals: Iterable[Arrival]) -> list[Arrival]:
 def replayed(path: Path) -> list[Arrival]:
     """What a capture gives back."""
     return owned(open_capture(path).arrivals())
+
+
+def until_error(arrivals: Iterator[Arrival]) -> tuple[list[Arrival], str]:
+    """The arrivals, and what the CaptureError behind them says."""
+    got = []
+    try:
+        for arrival in arrivals:
+            got += owned([arrival])
+    except CaptureError as error:
+        return got, str(error)
+    return got, ""
 
 
 def numbered(count: int, size: int) -> Iterator[Step]:

@@ -5,6 +5,7 @@ migration's first connection. Whoever reads a capture trusts none of it: hence t
 """
 
 import re
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -21,6 +22,7 @@ MERGE_TIME: Final = 1000  # microseconds for which chunks that completed no even
 MAX_CONNECTIONS: Final = 4096
 MAX_MANIFEST: Final = 4 << 20
 MAX_LINE: Final = 64 << 10
+MAX_TIME: Final = 1 << 48  # microseconds: almost nine years
 MAX_DEPTH: Final = 32  # of the JSON in a manifest
 
 RamMode = Literal["strip", "keep"]
@@ -30,6 +32,7 @@ SUFFIXES: Final[dict[RamMode, dict[Direction, str]]] = {
     "keep": {"fwd": ".fwd", "rev": ".rev"},
 }
 
+Time = Annotated[int, Meta(ge=0, le=MAX_TIME)]
 Count = Annotated[int, Meta(ge=0, le=MAX_OFFSET)]
 Number = Annotated[int, Meta(ge=0, lt=1 << 31)]
 Text = Annotated[str, Meta(max_length=4096)]
@@ -43,7 +46,7 @@ class Line(msgspec.Struct, frozen=True, tag_field="kind"):
 class OpenedLine(Line, frozen=True, tag="opened"):
     """A connection was accepted."""
 
-    time: Count
+    time: Time
     connection: Number
     source: Text
     destination: Text
@@ -61,7 +64,7 @@ class FileLine(Line, frozen=True, tag="file"):
 class ChunkLine(Line, frozen=True, tag="chunk"):
     """The bytes up to wire offset `end` had arrived by `time`."""
 
-    time: Count
+    time: Time
     connection: Number
     direction: Direction
     end: Count
@@ -70,7 +73,7 @@ class ChunkLine(Line, frozen=True, tag="chunk"):
 class EndedLine(Line, frozen=True, tag="ended"):
     """One direction of a connection ended."""
 
-    time: Count
+    time: Time
     connection: Number
     direction: Direction
     how: EndKind
@@ -81,7 +84,7 @@ class EndedLine(Line, frozen=True, tag="ended"):
 class LearnedLine(Line, frozen=True, tag="learned"):
     """The guest's page size, found in page contents that a stripped capture does not have."""
 
-    time: Count
+    time: Time
     connection: Number
     page_size: Annotated[int, Meta(ge=1, le=1 << 30)]
 
@@ -89,7 +92,7 @@ class LearnedLine(Line, frozen=True, tag="learned"):
 class NoteLine(Line, frozen=True, tag="note"):
     """Something about the connection that is no arrival: `what` is "pause", "resume", "tcp_info" ..."""
 
-    time: Count
+    time: Time
     connection: Number
     what: Text
     facts: dict[str, Any] = {}
@@ -98,7 +101,7 @@ class NoteLine(Line, frozen=True, tag="note"):
 class StoppedLine(Line, frozen=True, tag="stopped"):
     """Saving stopped here, while the migration went on."""
 
-    time: Count
+    time: Time
     reason: Text
 
 
@@ -114,7 +117,7 @@ class DirectionFacts(msgspec.Struct, omit_defaults=True):
     length: Count
     saved: Count
     file: FileName | None = None
-    time: Count | None = None
+    time: Time | None = None
     how: EndKind | None = None
     by: Party | None = None
     error: Text | None = None
@@ -127,7 +130,7 @@ class ConnectionFacts(msgspec.Struct):
     channel: Text | None
     source: Text
     destination: Text
-    time: Count
+    time: Time
     fwd: DirectionFacts
     rev: DirectionFacts
 
@@ -135,7 +138,7 @@ class ConnectionFacts(msgspec.Struct):
 class Stopped(msgspec.Struct, frozen=True):
     """When and why saving stopped before the migration ended."""
 
-    time: Count
+    time: Time
     reason: Text
 
 
@@ -175,6 +178,17 @@ def read_manifest(text: bytes) -> Manifest:
     if identity.version != VERSION:
         raise ValueError(f"capture format version {identity.version}, only version {VERSION} is known")
     return msgspec.json.decode(text, type=Manifest)
+
+
+def start_time(manifest: Manifest) -> datetime:
+    """The wall clock at time 0, in UTC. Raises ValueError if it is none that every time can be added to."""
+    try:
+        start = datetime.fromisoformat(manifest.start)
+        start = start.replace(tzinfo=UTC) if start.tzinfo is None else start.astimezone(UTC)
+        start + timedelta(microseconds=MAX_TIME)
+    except (ValueError, OverflowError):
+        raise ValueError("start: not a time") from None
+    return start
 
 
 def _depth(text: bytes) -> int:

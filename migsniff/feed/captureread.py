@@ -8,7 +8,6 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from io import BufferedReader, FileIO, RawIOBase
 from pathlib import Path
 from typing import Final, Literal, Protocol
@@ -33,6 +32,7 @@ from migsniff.feed.captureformat import (
     TimelineLine,
     printable,
     read_manifest,
+    start_time,
 )
 from migsniff.feed.container import DIRECTIONS, Block, read_blocks, read_direction
 from migsniff.feed.unpack import SUFFIXES as PACKED_SUFFIXES
@@ -62,12 +62,11 @@ class Capture:
         try:
             with FileIO(self._open(MANIFEST)) as file:
                 self.manifest = read_manifest(BufferedReader(file).read(MAX_MANIFEST + 1))
-            start = datetime.fromisoformat(self.manifest.start)
+            self.start = start_time(self.manifest)
         except (ValueError, RecursionError) as error:
             raise CaptureError(f"{self.name(MANIFEST)}: {error}") from None
         except OSError as error:
             raise CaptureError(f"{self.name(MANIFEST)}: {_reason(error)}") from None
-        self.start = start.replace(tzinfo=UTC) if start.tzinfo is None else start.astimezone(UTC)
         self.contents = self.manifest.ram == "keep"
 
     def name(self, file: str) -> str:

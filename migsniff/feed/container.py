@@ -120,13 +120,13 @@ def gather(data: Data, base: int, omitted: "Spans") -> bytes:
     if len(omitted) and (omitted[0][0] < base or omitted[-1][1] > base + len(view)):
         omitted = within(omitted, base, base + len(view))
     if isinstance(omitted, np.ndarray):
-        if len(omitted) >= FEW_SPANS:
-            return _gather_many(view, omitted.astype(np.int64) - base)
-        omitted = omitted.tolist()
-    elif len(omitted) >= MANY_SPANS:
-        spans = np.fromiter(chain.from_iterable(omitted), np.int64, 2 * len(omitted))
-        return _gather_many(view, spans.reshape(-1, 2) - base)
-    return _gather_few(view, base, omitted)
+        if len(omitted) < FEW_SPANS:
+            return _gather_few(view, base, omitted.tolist())
+        return _gather_many(view, omitted.astype(np.int64) - base)
+    if len(omitted) < MANY_SPANS:
+        return _gather_few(view, base, omitted)
+    spans = np.fromiter(chain.from_iterable(omitted), np.int64, 2 * len(omitted))
+    return _gather_many(view, spans.reshape(-1, 2) - base)
 
 
 def within(omitted: "Spans", first: int, end: int) -> list[tuple[int, int]]:
