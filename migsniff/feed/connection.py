@@ -207,6 +207,7 @@ class Connection:
         self._on_closed = on_closed
         self._on_tap_failed = on_tap_failed
         self._flows: tuple[Flow, ...] = ()
+        self._ended_silent: list[tuple[Direction, EndKind, Party, str | None]] = []
         self._legs: list[Leg] = []
         self._add("source", source)
 
@@ -232,6 +233,8 @@ class Connection:
         self.opened = True
         self._on_opened()
         self.tell("opened")
+        for ended in self._ended_silent:
+            self.tell("ended", *ended)
 
     def data(self, direction: Direction, view: memoryview) -> None:
         """Bytes went on."""
@@ -270,7 +273,10 @@ class Connection:
         last = all(each.ended for each in self._flows)
         if last:
             self.sample()
-        self.tell("ended", flow.direction, how, by, error)
+        if self.opened:
+            self.tell("ended", flow.direction, how, by, error)
+        else:  # to be told if the other direction still carries a byte
+            self._ended_silent.append((flow.direction, how, by, error))
         if last and not self.failing:
             self._close(lambda leg: leg.sock.close())
 

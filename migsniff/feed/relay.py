@@ -73,6 +73,7 @@ class Relay:
         self._buffers = Buffers(buffer_size)
         self._listeners: list[Listener] = []
         self._accepting = False
+        self._exhausted = False
         self._accept_retry: asyncio.TimerHandle | None = None
         self._sampling: asyncio.TimerHandle | None = None
         self._expected: Callable[[], bool] | None = None
@@ -174,6 +175,7 @@ class Relay:
             try:
                 sock, address = listener.sock.accept()
             except (BlockingIOError, InterruptedError):
+                self._exhausted = False
                 return
             except OSError as error:
                 if error.errno in sockets.EXHAUSTED:
@@ -184,7 +186,9 @@ class Relay:
 
     def _accept_later(self, error: OSError) -> None:
         """Descriptors or memory have run out; the backlog stays readable, and the loop would spin."""
-        self._report(f"cannot accept connections for now: {error.strerror}")
+        if not self._exhausted:
+            self._report(f"cannot accept connections for now: {error.strerror}")
+        self._exhausted = True
         self._set_accepting(False)
         self._accept_retry = self._loop.call_later(ACCEPT_RETRY, self._accept_again)
 

@@ -193,7 +193,7 @@ async def _connected(family: socket.AddressFamily, address: SocketAddress) -> so
         if number:
             raise OSError(number, os.strerror(number))
     except BaseException:
-        sock.close()
+        reset(sock)  # it may have been accepted just now, by the time that the source had gone with a reset
         raise
     return sock
 
