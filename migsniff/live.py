@@ -23,7 +23,7 @@ from migsniff.feed.connection import LegName
 from migsniff.pipeline import Pipeline
 from migsniff.show.stats import Stats
 
-TURN: Final = 0.001  # seconds of decoding before the loop may forward again
+TURN: Final = 0.001  # seconds of this thread's own time for decoding before the loop may forward again
 SLICE_FIRST: Final = 256 << 10
 SLICE_LEAST: Final = 16 << 10
 SLICE_MOST: Final = 1 << 20
@@ -123,10 +123,10 @@ class LiveMigration:
     def _turn(self) -> None:
         """Work for about a millisecond, and come back for the rest."""
         self._scheduled = False
-        deadline = time.perf_counter() + TURN
+        deadline = time.thread_time() + TURN
         while self._running is not None or self._next():
             self._guarded(deadline)
-            if time.perf_counter() > deadline:
+            if time.thread_time() > deadline:
                 break
         if self._busy and not self._scheduled:
             self._scheduled = True
@@ -143,7 +143,7 @@ class LiveMigration:
     def _work(self, deadline: float) -> None:
         assert self._running is not None
         for _ in self._running:
-            if time.perf_counter() > deadline:
+            if time.thread_time() > deadline:
                 self.pipeline.session.detach()
                 if self._slice is not None:
                     self._slice = _owned(self._slice)
@@ -191,7 +191,7 @@ class LiveMigration:
     # ------------------------------------------------------------ what there is to do
 
     def _decode(self, chunk: Chunk) -> Generator[None, None, None]:
-        began = time.perf_counter()
+        began = time.thread_time()
         events = self.pipeline.events
         if not self._dead:
             yield from self.pipeline.feed(chunk)
@@ -201,7 +201,7 @@ class LiveMigration:
         if self.capture is not None and self._slice is not None:
             self._save(self.capture, self._slice, name, events != self.pipeline.events)
         self._slice = None
-        took = time.perf_counter() - began
+        took = time.thread_time() - began
         if took > TURN / 2:
             self._slice_size = max(SLICE_LEAST, self._slice_size // 2)
         elif took < TURN / 4 and len(chunk.data) >= self._slice_size:

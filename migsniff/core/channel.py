@@ -137,6 +137,8 @@ class DirectionDecoder:
         if not pieces:
             return []
         self.queue.omitted = []
+        if len(pieces) == 1 and isinstance(pieces[0], np.ndarray):
+            return pieces[0]
         if any(isinstance(piece, np.ndarray) for piece in pieces):
             return np.concatenate([np.asarray(piece, np.uint64).reshape(-1, 2) for piece in pieces])
         return [(int(piece[0]), int(piece[1])) for piece in pieces]

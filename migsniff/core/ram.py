@@ -200,8 +200,7 @@ class RamReader:
         else:
             self._count_passes(block, batch, pages, lengths, start)
         if queue.omitted is not None and queue.kept == "all":
-            headers, bodies = self._layout(batch, lengths)
-            self._omit(headers, bodies, start)
+            self._omit(batch, lengths, start)
         if self.context.want_contents:
             self._events.append(self._pages_event(block, batch, lengths, start, pos))
         queue.advance(pos - queue.pos)
@@ -302,12 +301,23 @@ class RamReader:
             bodies[delta] = np.frombuffer(lengths, np.uint64)[: int(np.count_nonzero(delta))]
         return headers, bodies
 
-    def _omit(self, headers: NDArray[np.uint64], bodies: NDArray[np.uint64], start: int) -> None:
+    def _omit(self, batch: NDArray[np.uint64], lengths: "array[int]", start: int) -> None:
         """Note where the contents of a batch stand on the wire."""
         assert self.queue.omitted is not None
-        stops = np.cumsum(headers + bodies) + np.uint64(start)
-        spans = np.stack((stops - bodies, stops), axis=1)
-        self.queue.omitted.append(spans[bodies != 0])
+        if lengths:
+            headers, bodies = self._layout(batch, lengths)
+            stops = np.cumsum(headers + bodies) + np.uint64(start)
+            spans = np.stack((stops - bodies, stops), axis=1)[bodies != 0]
+        else:
+            # behind record i, the k-th page, stand i + 1 words, k + 1 pages and i - k fill bytes of zero pages
+            page_size = self.memory.page_size
+            which = np.flatnonzero(batch & np.uint64(PAGE))
+            spans = np.empty((len(which), 2), np.uint64)
+            ends = spans[:, 1]
+            ends[:] = which * (WORD + 1) + np.arange(len(which)) * (page_size - 1)
+            ends += np.uint64(start + WORD + page_size)
+            spans[:, 0] = ends - np.uint64(page_size)
+        self.queue.omitted.append(spans)
 
     def _pages_event(
         self, block: GuestBlock, batch: NDArray[np.uint64], lengths: "array[int]", start: int, pos: int
@@ -335,9 +345,9 @@ class RamReader:
     def _record(self, *, start: bool) -> Generator[Event | None, None, bool]:
         """Read one record of any kind; False if it was the EOS."""
         queue = self.queue
+        queue.mark = queue.at
         if not queue.ensure(WORD):
             yield from queue.wait(WORD)
-        queue.mark = queue.at
         (word,) = U64.unpack_from(queue.data, queue.pos)
         if word == EOS:
             queue.advance(WORD)
