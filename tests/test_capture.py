@@ -125,6 +125,30 @@ def test_round_trip(tmp_path: Path, ram: str, steps: list[Live], expected: list[
     assert replayed(path) == [OPENED, *expected, *ENDS]
 
 
+@pytest.mark.parametrize(
+    ("omitted", "kept", "data"),
+    [
+        ([(8, 12)], "framed", b"head"),  # the end has decided it
+        ([], "none", b""),
+        (None, "none", b""),
+        ([(0, 3)], "none", b""),  # these are other bytes
+        ([(900, 999)], "none", b""),
+    ],
+)
+def test_the_end_decides_what_was_held_back(
+    tmp_path: Path, omitted: list[tuple[int, int]] | None, kept: str, data: bytes
+) -> None:
+    capture = writer(tmp_path)
+    put(capture, [OPENED, chunk(0, b"headheadPAGE", 12, settled=4, has_events=True)])
+    capture.ended(FWD_END, omitted)
+    capture.close({})
+    assert capture.join(30)
+    assert capture.path is not None
+    last = replayed(capture.path)[-2]
+    assert isinstance(last, Chunk)
+    assert (last.time, last.kept, last.data, last.end) == (9000, kept, data, 12)
+
+
 @st.composite
 def migrations(draw: st.DrawFn) -> list[Step]:
     """Chunks of two connections and both directions in any order, cut and omitted anywhere."""

@@ -160,16 +160,22 @@ class CaptureWriter:
     # ---------------------------------------------------------------- the caller's side
 
     def _let_go(self, connection: int, direction: Direction, omitted: "Spans | None") -> None:
-        """Save what was held back: nothing will decide it any more. What may be guest memory is left out."""
+        """Save what was held back: nothing will decide it any more. What may be guest memory is left out.
+
+        That is all of it, unless `omitted` speaks of these very bytes, or the connection never had a name.
+        """
         held = self._held.pop((connection, direction), None)
         if held is None or self.problem is not None:
             return
         end = self._lengths[connection, direction]
-        if omitted is None:
-            omitted = [(end - len(held), end)] if connection in self._named else []
+        base = end - len(held)
+        if connection not in self._named:
+            omitted = []
+        elif omitted is None or not len(omitted) or omitted[0][0] < base or omitted[-1][1] > end:
+            omitted = [(base, end)]
         chunk = Chunk(self._time, connection, direction, held, end)
         try:
-            self._save(chunk, memoryview(held), end - len(held), None, omitted, True)
+            self._save(chunk, memoryview(held), base, None, omitted, True)
         except Exception as error:
             self._stop("saver-failed", detail=repr(error))
 

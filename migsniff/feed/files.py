@@ -13,7 +13,7 @@ from migsniff.feed.captureread import Capture, open_capture
 from migsniff.feed.container import MAGIC, read_blocks, read_direction
 from migsniff.feed.unpack import FORMATS, SUFFIXES, Peeked, Unpacked, compression
 
-PIECE: Final = 1 << 20  # read at once: fits the processor's cache, and fewer calls gain nothing
+PIECE: Final = 1 << 20  # read at once: what is decoded next is still in the cache
 HEAD: Final = 512  # first bytes that are remembered to recognise what is no stream
 
 
