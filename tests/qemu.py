@@ -163,7 +163,7 @@ class Migration:
                 qemu.execute("migrate-set-capabilities", capabilities=states)
                 qemu.execute("migrate-set-parameters", **params)
             if self.workload:
-                self.source.wait_for_passes()
+                self.source.wait_for_passes(2)  # a pass counts when it begins
         except BaseException:
             self.close()
             raise
