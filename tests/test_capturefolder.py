@@ -153,9 +153,9 @@ time.sleep(60)
 @pytest.mark.parametrize("ram", ["strip", "keep"])
 def test_killed(tmp_path: Path, ram: str) -> None:
     """Nobody calls flush() or close(): what has arrived gets to the kernel by itself."""
-    with subprocess.Popen(
-        [sys.executable, "-c", KILLED, str(tmp_path), ram], stdout=subprocess.PIPE
-    ) as child:
+    command = [sys.executable, "-c", KILLED, str(tmp_path), ram]
+    root = Path(__file__).parent.parent
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=root) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == b"ready\n"
         deadline = time.monotonic() + 30
