@@ -20,13 +20,30 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
+import pytest
+
 from migsniff.core.events import Direction, EndKind, Party
 from migsniff.feed.endpoints import Endpoint, SocketAddress, parse_endpoint
 from migsniff.feed.relay import LegName, Relay, Tap
 
 LONG = bool(os.environ.get("MIGSNIFF_LONG_TESTS"))
 """Whether tests run at the full length that proxies are tested with: minutes, gigabytes."""
-TRANSPORTS = ("tcp4", "tcp6", "unix")
+
+
+def _has_ipv6() -> bool:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
+HAS_IPV6 = _has_ipv6()
+TCP = (
+    "tcp4",
+    pytest.param("tcp6", marks=pytest.mark.skipif(not HAS_IPV6, reason="this machine has no IPv6")),
+)
+TRANSPORTS = (*TCP, "unix")
 SECONDS = 20
 """No single step of a test takes longer."""
 

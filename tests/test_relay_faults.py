@@ -19,10 +19,9 @@ from migsniff.core.events import Direction
 from migsniff.feed import sockets
 from migsniff.feed.endpoints import Endpoint
 from migsniff.feed.relay import Keepalive
-from tests.relaying import LONG, TRANSPORTS, Peer, Rig, until
+from tests.relaying import LONG, TCP, TRANSPORTS, Peer, Rig, until
 
 MIB = 1 << 20
-TCP = ("tcp4", "tcp6")
 
 
 # ---------------------------------------------------------------- resets

@@ -15,18 +15,25 @@ WHOLE = LAYOUT.pack(*range(8 + 24 + 4 + 6 + 4 + 2 + 2 + 4))
 def test_all_fields_stand_where_the_kernel_puts_them() -> None:
     facts = decode_tcp_info(WHOLE)
     expected = {
-        **{
-            "state": "UNKNOWN",
-            "ca_state": 1,
-            "rto": 8,
-            "unacked": 12,
-            "retrans": 15,
-            "rtt": 23,
-            "rttvar": 24,
-        },
-        **{"snd_cwnd": 26, "rcv_space": 30, "total_retrans": 31, "bytes_acked": 34, "bytes_received": 35},
-        **{"notsent_bytes": 38, "delivery_rate": 42, "busy_time": 43, "rwnd_limited": 44},
-        **{"sndbuf_limited": 45, "bytes_sent": 48, "snd_wnd": 53},
+        "state": "UNKNOWN",
+        "ca_state": 1,
+        "rto": 8,
+        "unacked": 12,
+        "retrans": 15,
+        "rtt": 23,
+        "rttvar": 24,
+        "snd_cwnd": 26,
+        "rcv_space": 30,
+        "total_retrans": 31,
+        "bytes_acked": 34,
+        "bytes_received": 35,
+        "notsent_bytes": 38,
+        "delivery_rate": 42,
+        "busy_time": 43,
+        "rwnd_limited": 44,
+        "sndbuf_limited": 45,
+        "bytes_sent": 48,
+        "snd_wnd": 53,
     }
     assert {name: facts[name] for name in expected} == expected
 

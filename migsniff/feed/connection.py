@@ -261,7 +261,7 @@ class Connection:
 
     def sample(self) -> None:
         """Tell what the kernel says of both legs."""
-        for leg in self._legs:
+        for leg in () if self.closed else self._legs:
             if (facts := sockets.tcp_info(leg.sock)) is not None:
                 self.tell("tcp_info", leg.party, facts)
 

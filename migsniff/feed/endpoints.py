@@ -59,7 +59,7 @@ def parse_endpoint(text: str, *, listening: bool) -> Endpoint:
         host, _, port = rest.rpartition(":")
         if ":" in host:
             raise UsageError(f"endpoint {text!r}: write an IPv6 address as [ADDRESS]:PORT")
-        if not re.fullmatch(r"[^\s\x00-\x1f/\[\]]*", host):
+        if not _is_host_name(host):
             raise UsageError(f"endpoint {text!r}: {host!r} is not a host name")
     if not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
         raise UsageError(f"endpoint {text!r}: {port!r} is not a port (0 to 65535)")
@@ -76,6 +76,16 @@ def parse_network(text: str) -> Network:
         return ipaddress.ip_network(text, strict=False)
     except ValueError:
         raise UsageError(f"network {text!r}: write it as 192.0.2.0/24 or 2001:db8::/32") from None
+
+
+def _is_host_name(host: str) -> bool:
+    if re.search(r"[\s\x00-\x1f/\[\]]", host):
+        return False
+    try:
+        host.encode("idna")  # as getaddrinfo() will
+    except UnicodeError:
+        return False
+    return True
 
 
 def _checked_path(path: str, text: str) -> str:
