@@ -24,7 +24,6 @@ from migsniff.pipeline import Pipeline
 from migsniff.show.stats import Stats
 
 TURN: Final = 0.001  # seconds of this thread's own time for decoding before the loop may forward again
-SLICE_FIRST: Final = 256 << 10
 SLICE_LEAST: Final = 16 << 10
 SLICE_MOST: Final = 1 << 20
 MAX_BEHIND: Final = 64 << 20  # bytes that wait for decoding before it is given up
@@ -69,7 +68,7 @@ class LiveMigration:
         self._current: Chunk | None = None  # what is left of the chunk that is being decoded
         self._slice: Chunk | None = None
         self._running: Generator[None, None, None] | None = None
-        self._slice_size = SLICE_FIRST
+        self._slice_size = SLICE_MOST
         self._scheduled = False
         self._finished = False
 
@@ -174,7 +173,7 @@ class LiveMigration:
             self._running = self._other(arrival)
 
     def _begin_slice(self) -> None:
-        """Cut off as much of the current chunk as takes about half a turn to decode."""
+        """Cut off as much of the current chunk as takes about a turn to decode."""
         chunk = self._current
         assert chunk is not None
         size = len(chunk.data)
@@ -202,9 +201,9 @@ class LiveMigration:
             self._save(self.capture, self._slice, name, events != self.pipeline.events)
         self._slice = None
         took = time.thread_time() - began
-        if took > TURN / 2:
+        if took > TURN:
             self._slice_size = max(SLICE_LEAST, self._slice_size // 2)
-        elif took < TURN / 4 and len(chunk.data) >= self._slice_size:
+        elif took < TURN / 3 and len(chunk.data) >= self._slice_size:
             self._slice_size = min(SLICE_MOST, self._slice_size * 2)
 
     def _save(self, capture: CaptureWriter, chunk: Chunk, name: str | None, has_events: bool) -> None:

@@ -1,8 +1,8 @@
 """The payload of section ram, and of the preempt channel: page records. The decode hot loop.
 
 `RamReader._scan` is one flat loop over the records' words, because nearly every byte of a migration passes
-here: it keeps to what must be done for each record, and leaves counting to `_commit`, which works on
-hundreds of words at once. Whatever is not one of the three common records, or not complete, is left to the
+here: it keeps to what must be done for each record, and leaves counting to PageCounter, which takes a
+thousand words at once. Whatever is not one of the three common records, or not complete, is left to the
 generator `_record`, which reads like the format's description.
 
 Format: migration/ram.c, QEMU 5.2 to 11.1.
@@ -12,14 +12,14 @@ from array import array
 from collections.abc import Generator
 
 import numpy as np
-from numpy.typing import NDArray
 
 from migsniff.core.blocklist import read_block_list
 from migsniff.core.bytequeue import ByteQueue, Steps
 from migsniff.core.context import Context
 from migsniff.core.errors import StreamProblem
-from migsniff.core.events import DirtySync, Event, RamPages
-from migsniff.core.pages import PAGE_ENCODINGS, GuestBlock, PageEncoding, Tallies, Tally, fold, summary
+from migsniff.core.events import BlockPages, Event, PageCounts, RamPages
+from migsniff.core.pagecount import BATCH, PageCounter, layout
+from migsniff.core.pages import PAGE_ENCODINGS, GuestBlock
 from migsniff.core.pagesize import find_page_size
 from migsniff.core.text import readable
 from migsniff.core.wire import U64, XBZRLE_HEADER, XBZRLE_MARKER, RamFlag
@@ -30,7 +30,8 @@ EOS, MULTIFD_FLUSH = int(RamFlag.EOS), int(RamFlag.MULTIFD_FLUSH)
 CONTINUE, HOOK = int(RamFlag.CONTINUE), int(RamFlag.HOOK)
 KINDS = ZERO | PAGE | XBZRLE | int(RamFlag.COMPRESS_PAGE)
 WORD = 8
-FEW = 8  # records up to which counting them one by one is faster
+Summary = tuple[PageCounts, tuple[BlockPages, ...]]
+MANY = 64  # records from which arrays are worth their overhead
 
 
 class RamReader:
@@ -45,81 +46,69 @@ class RamReader:
         self.queue = queue
         self.context = context
         self.memory = context.memory
+        self.counter = PageCounter(channel, context.memory)
         self.block: GuestBlock | None = None
-        self.tallies: Tallies = {}  # of this section since the last pass began
-        self.section_tallies: Tallies = {}
         self.flushes = 0
         self.where = ""
-        self._events: list[Event] = []
+        self._lent: list[RamPages] = []
 
     # ------------------------------------------------------------ a section
 
-    def payload(self, *, start: bool) -> Steps:
-        """Read records up to the EOS that ends a section. `start`: the block list may come."""
+    def payload(
+        self, *, start: bool
+    ) -> Generator[Event | None, None, tuple[PageCounts, tuple[BlockPages, ...]]]:
+        """Read records up to the EOS that ends a section; returns what it carried, in all and by block.
+
+        `start`: the block list may come.
+        """
         self.flushes = 0
-        self.section_tallies = {}
+        self.counter.begin_section()
         while True:
             if self.block is not None:
                 self._scan()
-                if self._events:
-                    yield from self._flush_events()
+                if self._lent:
+                    yield from self._lent
+                    self._lent.clear()
+                if self.counter.passed:
+                    yield from self._passed()
             if not (yield from self._record(start=start)):
                 break
-        self._end_stretch()
-
-    def end_pass(self, at: int, *, final: bool) -> DirtySync:
-        """The pass that is running ends at wire offset `at`: its event, and the next one begins."""
-        self._end_stretch()
-        memory = self.memory
-        counts, blocks = summary(memory.pass_tallies)
-        event = DirtySync(
-            channel=self.channel,
-            direction="fwd",
-            offset=at,
-            size=0,
-            iteration=memory.iteration,
-            counts=counts,
-            blocks=blocks,
-            final=final,
-        )
-        memory.pass_tallies = {}
-        memory.iteration += 1
-        memory.position = (-1, -1)
-        return event
+        counts = self.counter.end_section()
+        yield from self._passed()
+        return counts
 
     def forget_block(self) -> None:
         """The sender names the block again: postcopy begins or was resumed."""
         self.block = None
 
-    def _end_stretch(self) -> None:
-        if self.tallies:
-            fold(self.tallies, self.section_tallies)
-            fold(self.tallies, self.memory.pass_tallies)
-            self.tallies = {}
-
-    def _flush_events(self) -> Steps:
-        events, self._events = self._events, []
-        yield from events
+    def _passed(self) -> Steps:
+        """Tell the passes that have ended."""
+        passed, self.counter.passed = self.counter.passed, []
+        yield from passed
 
     # ------------------------------------------------------------ the hot loop
 
     def _scan(self) -> None:
-        """Walk the common records that stand complete in the current piece of bytes."""
-        queue = self.queue
+        """Walk the common records that stand complete in the current piece, and collect their words."""
+        queue, counter, block = self.queue, self.counter, self.block
+        assert block is not None
         page_size = self.memory.page_size
         data, begin, end = queue.data, queue.pos, queue.end
         whole = queue.kept == "all"
         page_step = WORD + page_size if whole else WORD
         mask = page_size - 1
+        limit = block.page_count * page_size
         page, zero, xbzrle = PAGE | CONTINUE, ZERO | CONTINUE, XBZRLE | CONTINUE
         unpack, unpack_xbzrle = U64.unpack_from, XBZRLE_HEADER.unpack_from
-        words = array("Q")
-        lengths = array("Q")
+        words, lengths = counter.words, counter.lengths
+        collected, variable = len(words), len(lengths)
         append = words.append
         pos, last = begin, end - WORD
-        before = begin  # where the last record of the loop begins
+        before = begin  # where the last record with contents begins
         while pos <= last:
             (word,) = unpack(data, pos)
+            if word >= limit:
+                break
             flags = word & mask
             if flags == page:
                 append(word)
@@ -142,202 +131,91 @@ class RamReader:
                 pos += 11 + length if whole else 11
             else:
                 break
-        if not words:
+        if len(words) == collected:
             return
-        if whole:
-            if pos > end:  # the contents of the last record have not all come
-                if words.pop() & XBZRLE:
-                    lengths.pop()
-                pos = before
-        elif not self._contents_complete(words, lengths):
+        size = pos - begin if whole else self._wire_size(words[collected:], lengths[variable:])
+        if pos > end or (not whole and not self._contents_came(size, words[-1])):
+            # the contents of the last record have not all come: `_record` waits for them
             if words.pop() & XBZRLE:
-                lengths.pop()
+                size -= WORD + 3 + lengths.pop()
+            else:
+                size -= WORD + page_size
             pos = before
-        if len(words) > FEW or (self.context.want_contents and words):
-            self._commit(words, lengths, pos)
-        elif words:
-            self._commit_few(words, lengths)
-
-    def _contents_complete(self, words: "array[int]", lengths: "array[int]") -> bool:
-        """In a stripped capture: whether all contents of these records had come when they were saved."""
-        queue = self.queue
-        normal = int(np.count_nonzero(np.frombuffer(words, np.uint64) & np.uint64(PAGE)))
-        contents = normal * self.memory.page_size + sum(lengths)
-        left_out = queue.wire_end - queue.at - queue.size
-        if contents > left_out and not words[-1] & (PAGE | XBZRLE):
-            raise StreamProblem(
-                "hole", length=contents - left_out
-            )  # only contents at the very end can be missing
-        return contents <= left_out
-
-    # ------------------------------------------------------------ counting a batch
-
-    def _commit(self, words: "array[int]", lengths: "array[int]", pos: int) -> None:
-        """Count a batch of complete records of the current block; they end at `pos` in the current piece."""
-        block, memory, queue = self.block, self.memory, self.queue
-        assert block is not None
-        batch = np.frombuffer(words, np.uint64)
-        pages = batch >> np.uint64(memory.page_size.bit_length() - 1)
-        if int(pages.max()) >= block.page_count:
-            keep = int(np.argmax(pages >= np.uint64(block.page_count)))
-            headers, bodies = self._layout(batch[:keep], lengths)
-            pos = queue.pos + int(headers.sum()) + (int(bodies.sum()) if queue.kept == "all" else 0)
-            batch, pages = batch[:keep], pages[:keep]
-            lengths = lengths[: int(np.count_nonzero(batch & np.uint64(XBZRLE)))]
-            if not keep:
-                return  # `_record` finds it first in line, and refuses it with its place
-        normal = int(np.count_nonzero(batch & np.uint64(PAGE)))
-        start = queue.at
-        if queue.kept == "all":
-            size = pos - queue.pos
-        else:
-            variable = len(lengths)
-            zero = len(batch) - normal - variable
-            size = (WORD + memory.page_size) * normal + 9 * zero + 11 * variable + sum(lengths)
-        one_pass = memory.ordered and (len(pages) == 1 or bool((pages[1:] > pages[:-1]).all()))
-        if one_pass and not memory.pass_ends_before(block, int(pages[0])):
-            self._count(block, pages, normal, len(lengths), size)
-        else:
-            self._count_passes(block, batch, pages, lengths, start)
-        if queue.omitted is not None and queue.kept == "all":
-            self._omit(batch, lengths, start)
+        if len(words) == collected:
+            return
+        if not collected:
+            counter.block, counter.start = block, queue.at
+        if queue.omitted is not None:
+            self._omit(words, lengths, collected, variable)
         if self.context.want_contents:
-            self._events.append(self._pages_event(block, batch, lengths, start, pos))
-        queue.advance(pos - queue.pos)
-        queue.at = start + size
-
-    def _commit_few(self, words: "array[int]", lengths: "array[int]") -> None:
-        """What `_commit` does, for so few records that arrays would cost more than they save."""
-        block, queue, page_size = self.block, self.queue, self.memory.page_size
-        assert block is not None
-        whole = queue.kept == "all"
-        deltas = iter(lengths)
-        at, stepped = queue.at, 0
-        for word in words:
-            if word // page_size >= block.page_count:
-                break  # `_record` finds it first in line, and refuses it with its place
-            kind, header, body = "zero", WORD + 1, 0
-            if word & PAGE:
-                kind, header, body = "normal", WORD, page_size
-            elif word & XBZRLE:
-                kind, header, body = "xbzrle", WORD + 3, next(deltas)
-            if ended := self._count_one(block, word // page_size, kind, header + body, at):
-                self._events.append(ended)
-            if body and whole and queue.omitted is not None:
-                queue.omitted.append((at + header, at + header + body))
-            at += header + body
-            stepped += header + body if whole else header
-        queue.advance(stepped)
+            self._lend(block, words, size)
+            counter.flush()
+        elif len(words) >= BATCH:
+            counter.count_batches()
+        at = queue.at + size
+        queue.advance(pos - begin)
         queue.at = at
 
-    def _count_one(self, block: GuestBlock, page: int, kind: str, size: int, at: int) -> DirtySync | None:
-        """Count one record of `size` bytes at wire offset `at`; returns the pass that ended before it."""
-        memory = self.memory
-        ended = self.end_pass(at, final=False) if memory.pass_ends_before(block, page) else None
-        tally = self.tallies.get(block)
-        if tally is None:
-            tally = self.tallies[block] = Tally()
-        setattr(tally, kind, getattr(tally, kind) + 1)
-        tally.bytes += size
-        tally.resent += memory.mark_one(block, page)
-        tally.span(page * memory.page_size, page * memory.page_size)
-        memory.position = (block.index, page)
-        return ended
+    def _wire_size(self, words: "array[int]", lengths: "array[int]") -> int:
+        """Bytes that records took on the wire, contents included."""
+        normal = int(np.count_nonzero(np.frombuffer(words, np.uint64) & np.uint64(PAGE)))
+        contents = self.memory.page_size * normal + sum(lengths)
+        # behind each word stands a fill byte, or nothing, or the three bytes that announce a delta
+        return contents + WORD * len(words) + (len(words) - normal - len(lengths)) + 3 * len(lengths)
 
-    def _count(
-        self, block: GuestBlock, pages: NDArray[np.uint64], normal: int, xbzrle: int, size: int
-    ) -> None:
-        """Count ascending pages of one pass."""
-        memory = self.memory
-        first, last = int(pages[0]), int(pages[-1])
-        tally = self.tallies.get(block)
-        if tally is None:
-            tally = self.tallies[block] = Tally()
-        tally.normal += normal
-        tally.xbzrle += xbzrle
-        tally.zero += len(pages) - normal - xbzrle
-        tally.bytes += size
-        tally.resent += memory.mark(block, pages, first, last)
-        tally.span(first * memory.page_size, last * memory.page_size)
-        memory.position = (block.index, last)
+    def _contents_came(self, size: int, last: int) -> bool:
+        """In a stripped capture: whether records of so many bytes had come whole when they were saved."""
+        missing = self.queue.at + size - self.queue.wire_end
+        if missing > 0 and not last & (PAGE | XBZRLE):
+            raise StreamProblem("hole", length=missing)  # only contents at the very end can be missing
+        return missing <= 0
 
-    def _count_passes(
-        self,
-        block: GuestBlock,
-        batch: NDArray[np.uint64],
-        pages: NDArray[np.uint64],
-        lengths: "array[int]",
-        start: int,
-    ) -> None:
-        """Count a batch in which addresses go back: run by run, ending a pass where one ends."""
-        memory = self.memory
-        headers, bodies = self._layout(batch, lengths)
-        ends = np.cumsum(headers + bodies)
-        cuts = [0, *(np.flatnonzero(pages[1:] <= pages[:-1]) + 1).tolist(), len(pages)]
-        while len(cuts) > 1:
-            low, high = cuts[0], cuts[1]
-            at = int(ends[low - 1]) if low else 0
-            if memory.pass_ends_before(block, int(pages[low])):
-                self._events.append(self.end_pass(start + at, final=False))
-            elif not memory.ordered:  # one page of the run may be the first that comes again
-                high = low + memory.repeats_at(block, pages[low:high])
-            run = batch[low:high]
-            normal = int(np.count_nonzero(run & np.uint64(PAGE)))
-            xbzrle = int(np.count_nonzero(run & np.uint64(XBZRLE)))
-            self._count(block, pages[low:high], normal, xbzrle, int(ends[high - 1]) - at)
-            cuts = cuts[1:] if high == cuts[1] else [high, *cuts[1:]]
-
-    def _layout(
-        self, batch: NDArray[np.uint64], lengths: "array[int]"
-    ) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-        """Bytes of header and of contents of each record of a batch."""
-        normal = (batch & np.uint64(PAGE)) != 0
-        headers = np.full(len(batch), WORD, np.uint64)
-        headers[(batch & np.uint64(ZERO)) != 0] = WORD + 1
-        bodies = normal * np.uint64(self.memory.page_size)
-        if lengths:
-            delta = (batch & np.uint64(XBZRLE)) != 0
-            headers[delta] = WORD + 3
-            bodies[delta] = np.frombuffer(lengths, np.uint64)[: int(np.count_nonzero(delta))]
-        return headers, bodies
-
-    def _omit(self, batch: NDArray[np.uint64], lengths: "array[int]", start: int) -> None:
-        """Note where the contents of a batch stand on the wire."""
-        assert self.queue.omitted is not None
-        if lengths:
-            headers, bodies = self._layout(batch, lengths)
-            stops = np.cumsum(headers + bodies) + np.uint64(start)
+    def _omit(self, words: "array[int]", lengths: "array[int]", collected: int, variable: int) -> None:
+        """Note where the contents of the words collected last stand on the wire."""
+        omitted, at, page_size = self.queue.omitted, self.queue.at, self.memory.page_size
+        assert omitted is not None
+        if len(words) - collected < MANY and len(lengths) == variable:
+            for word in words[collected:]:
+                if word & PAGE:
+                    omitted.append((at + WORD, at + WORD + page_size))
+                    at += WORD + page_size
+                else:
+                    at += WORD + 1
+            return
+        batch = np.array(words[collected:], np.uint64)
+        if len(lengths) > variable:
+            headers, bodies = layout(batch, lengths[variable:], page_size)
+            stops = np.cumsum(headers + bodies) + np.uint64(at)
             spans = np.stack((stops - bodies, stops), axis=1)[bodies != 0]
         else:
-            # behind record i, the k-th page, stand i + 1 words, k + 1 pages and i - k fill bytes of zero pages
-            page_size = self.memory.page_size
+            # behind record i, the k-th page, stand i + 1 words, k + 1 pages and i - k zero pages' fill bytes
             which = np.flatnonzero(batch & np.uint64(PAGE))
             spans = np.empty((len(which), 2), np.uint64)
             ends = spans[:, 1]
             ends[:] = which * (WORD + 1) + np.arange(len(which)) * (page_size - 1)
-            ends += np.uint64(start + WORD + page_size)
+            ends += np.uint64(at + WORD + page_size)
             spans[:, 0] = ends - np.uint64(page_size)
-        self.queue.omitted.append(spans)
+        omitted.append(spans)
 
-    def _pages_event(
-        self, block: GuestBlock, batch: NDArray[np.uint64], lengths: "array[int]", start: int, pos: int
-    ) -> RamPages:
-        """The batch as an event that lends the records' bytes."""
+    def _lend(self, block: GuestBlock, words: "array[int]", size: int) -> None:
+        """Hand out the records collected last with their bytes."""
         queue = self.queue
-        headers, bodies = self._layout(batch, lengths)
-        ends = np.cumsum(headers + bodies)
-        return RamPages(
-            channel=self.channel,
-            direction="fwd",
-            offset=start,
-            size=pos - queue.pos,
-            block=block.name,
-            page_size=self.memory.page_size,
-            iteration=self.memory.iteration,
-            words=batch,
-            bodies=ends - bodies,
-            lengths=bodies,
-            data=memoryview(queue.data)[queue.pos : pos],
+        batch = np.array(words, np.uint64)
+        headers, bodies = layout(batch, self.counter.lengths, self.memory.page_size)
+        self._lent.append(
+            RamPages(
+                channel=self.channel,
+                direction="fwd",
+                offset=queue.at,
+                size=size,
+                block=block.name,
+                page_size=self.memory.page_size,
+                iteration=self.memory.iteration,
+                words=batch,
+                bodies=np.cumsum(headers + bodies) - bodies,
+                lengths=bodies,
+                data=memoryview(queue.data)[queue.pos : queue.pos + size],
+            )
         )
 
     # ------------------------------------------------------------ one record, as the format has it
@@ -383,6 +261,8 @@ class RamReader:
             yield from queue.wait(WORD + 1)
             header += 1 + queue.data[queue.pos + WORD]
             yield from queue.wait(header)
+            self.counter.flush()
+            yield from self._passed()
             self.block = self._block_named(bytes(queue.data[queue.pos + WORD + 1 : queue.pos + header]))
         block = self.block
         if block is None:
@@ -392,41 +272,41 @@ class RamReader:
             raise StreamProblem("ram-offset", address=address, name=block.name, length=block.length)
         yield from queue.wait(header + encoding.header)
         length = encoding.body(queue.data, queue.pos + header, memory.page_size)
+        name_size = header - WORD
         header += encoding.header
         if self.context.want_contents and queue.kept == "all":
             yield from queue.wait(header + length)
-        yield from self._count_record(block, word, encoding, header, length, start)
-
-    def _count_record(
-        self, block: GuestBlock, word: int, encoding: PageEncoding, header: int, length: int, start: int
-    ) -> Steps:
-        """Step over a record whose header is complete, and count it once its contents have come."""
-        queue, memory = self.queue, self.memory
-        page = word // memory.page_size
-        self.where = f"page {page * memory.page_size:#x} of {block.name}"
+        self.where = f"page {address:#x} of {block.name}"
         if self.context.want_contents and queue.kept == "all":
-            yield RamPages(
-                channel=self.channel,
-                direction="fwd",
-                offset=start,
-                size=header + length,
-                block=block.name,
-                page_size=memory.page_size,
-                iteration=memory.iteration,
-                words=np.array([word], np.uint64),
-                bodies=np.array([header], np.uint64),
-                lengths=np.array([length], np.uint64),
-                data=memoryview(queue.data)[queue.pos : queue.pos + header + length],
-            )
+            yield self._lent_record(block, word, header, length)
             queue.advance(header + length)
         else:
             queue.advance(header)
             yield from queue.contents(length)
         if encoding.kind == "compressed":
+            self.counter.flush()
             memory.ordered = False
-        if ended := self._count_one(block, page, encoding.kind, header + length, start):
-            yield ended
+            self.counter.one(block, address // memory.page_size, encoding.kind, header + length, start)
+        else:
+            self.counter.collect(block, word, length if encoding.kind == "xbzrle" else None, name_size, start)
+        yield from self._passed()
         self.where = ""
+
+    def _lent_record(self, block: GuestBlock, word: int, header: int, length: int) -> RamPages:
+        queue = self.queue
+        return RamPages(
+            channel=self.channel,
+            direction="fwd",
+            offset=queue.at,
+            size=header + length,
+            block=block.name,
+            page_size=self.memory.page_size,
+            iteration=self.memory.iteration,
+            words=np.array([word], np.uint64),
+            bodies=np.array([header], np.uint64),
+            lengths=np.array([length], np.uint64),
+            data=memoryview(queue.data)[queue.pos : queue.pos + header + length],
+        )
 
     def _block_named(self, name: bytes) -> GuestBlock:
         block = self.memory.blocks.get(name)

@@ -27,7 +27,6 @@ from migsniff.core.events import (
 )
 from migsniff.core.livesections import live_section
 from migsniff.core.messages import COMMANDS, Arguments
-from migsniff.core.pages import summary
 from migsniff.core.pagesize import page_size_of_machine
 from migsniff.core.ram import RamReader
 from migsniff.core.text import checked
@@ -185,9 +184,9 @@ class MainReader:
                     raise StreamProblem("package-end", item=self.item)
                 return
             self.item = "between sections"
+            queue.mark = queue.at
             if not queue.ensure(1):
                 yield from queue.wait(1)
-            queue.mark = queue.at
             kind = queue.data[queue.pos]
             if kind in (ItemType.SECTION_PART, ItemType.SECTION_END):
                 yield from self._continued(ItemType(kind))
@@ -281,11 +280,10 @@ class MainReader:
             raise StreamProblem("ram-version", found=facts.version_id)
         last = kind == ItemType.SECTION_END and memory.count_passes
         if last and memory.pass_tallies:  # QEMU looks for dirty pages once more before the last ones
-            yield ram.end_pass(start, final=False)
-        yield from ram.payload(start=kind == ItemType.SECTION_START)
+            yield ram.counter.end_pass(start, final=False)
+        counts, blocks = yield from ram.payload(start=kind == ItemType.SECTION_START)
         end = queue.at
         yield from self._footer(facts)
-        counts, blocks = summary(ram.section_tallies)
         yield RamSection(
             channel=self.channel,
             direction="fwd",
@@ -303,7 +301,7 @@ class MainReader:
             multifd_flushes=ram.flushes,
         )
         if last:
-            yield ram.end_pass(end, final=True)
+            yield ram.counter.end_pass(end, final=True)
 
     def _footer(self, facts: SectionFacts) -> Steps:
         """The footer of a section whose payload has a known end; the first tells whether there are any."""
@@ -311,10 +309,7 @@ class MainReader:
         queue.mark = queue.at
         self.at_footer = True
         if context.footers is None:
-            while not queue.ensure(1):
-                if queue.closed:
-                    return
-                yield None
+            yield from queue.wait(1)
             context.footers = queue.data[queue.pos] == ItemType.SECTION_FOOTER
         if not context.footers:
             self.at_footer = False

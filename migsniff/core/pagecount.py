@@ -1,0 +1,216 @@
+"""Counting page records: by block, kind, section and pass, a thousand at a time.
+
+The reader of a channel collects the records' words here; they are counted when there are enough of them, or
+when something ends. The number is fixed, so that what is told, and when, does not depend on the cuts.
+"""
+
+from array import array
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from migsniff.core.events import BlockPages, DirtySync, PageCounts
+from migsniff.core.pages import GuestBlock, GuestMemory, Tallies, Tally, fold, summary
+from migsniff.core.wire import RamFlag
+
+ZERO, PAGE, XBZRLE = int(RamFlag.ZERO), int(RamFlag.PAGE), int(RamFlag.XBZRLE)
+WORD: Final = 8
+BATCH: Final = 1024  # words that are counted together
+FEW: Final = 8  # words up to which counting them one by one is faster
+
+
+class PageCounter:
+    """The records of one channel that are still to be counted, and the counts of its section.
+
+    `words` (address and flags) and `lengths` (of the XBZRLE records among them) are of records of `block`
+    that begin at wire offset `start`; `name_size` is what the first of them takes for the block's name.
+    `passed` are the passes that ended and were not told yet.
+    """
+
+    def __init__(self, channel: str, memory: GuestMemory) -> None:
+        self.memory = memory
+        self.block: GuestBlock | None = None
+        self.words = array("Q")
+        self.lengths = array("Q")
+        self.start = 0
+        self.name_size = 0
+        self.passed: list[DirtySync] = []
+        self._channel = channel
+        self._tallies: Tallies = {}  # of this section, since the last pass began
+        self._section: Tallies = {}
+
+    # ------------------------------------------------------------ what ends
+
+    def begin_section(self) -> None:
+        """A section begins."""
+        self._section = {}
+
+    def end_section(self) -> tuple[PageCounts, tuple[BlockPages, ...]]:
+        """The section ends: what it carried, in all and by block."""
+        self.flush()
+        self._end_stretch()
+        return summary(self._section)
+
+    def end_pass(self, at: int, *, final: bool) -> DirtySync:
+        """The pass that is running ends at wire offset `at`: its event, and the next one begins."""
+        self._end_stretch()
+        memory = self.memory
+        counts, blocks = summary(memory.pass_tallies)
+        event = DirtySync(
+            channel=self._channel,
+            direction="fwd",
+            offset=at,
+            size=0,
+            iteration=memory.iteration,
+            counts=counts,
+            blocks=blocks,
+            final=final,
+        )
+        memory.pass_tallies = {}
+        memory.iteration += 1
+        memory.position = (-1, -1)
+        return event
+
+    def _end_stretch(self) -> None:
+        if self._tallies:
+            fold(self._tallies, self._section)
+            fold(self._tallies, self.memory.pass_tallies)
+            self._tallies = {}
+
+    # ------------------------------------------------------------ counting
+
+    def collect(self, block: GuestBlock, word: int, length: int | None, name_size: int, start: int) -> None:
+        """Collect one record that begins at wire offset `start`. `length`: of its delta, if it is XBZRLE."""
+        if not self.words:
+            self.block, self.start, self.name_size = block, start, name_size
+        self.words.append(word)
+        if length is not None:
+            self.lengths.append(length)
+        self.count_batches()
+
+    def one(self, block: GuestBlock, page: int, kind: str, size: int, at: int) -> None:
+        """Count one record of `size` bytes at wire offset `at`, behind those collected."""
+        memory = self.memory
+        if memory.pass_ends_before(block, page):
+            self.passed.append(self.end_pass(at, final=False))
+        tally = self._tally(block)
+        setattr(tally, kind, getattr(tally, kind) + 1)
+        tally.bytes += size
+        tally.resent += memory.mark_one(block, page)
+        tally.span(page * memory.page_size, page * memory.page_size)
+        memory.position = (block.index, page)
+
+    def count_batches(self) -> None:
+        """Count whole batches of what was collected."""
+        while len(self.words) >= BATCH:
+            words, lengths = self.words[BATCH:], self.lengths
+            self.words = self.words[:BATCH]
+            variable = int(np.count_nonzero(np.frombuffer(self.words, np.uint64) & np.uint64(XBZRLE)))
+            self.lengths = lengths[:variable]
+            end = self._count_collected()
+            self.words, self.lengths, self.start, self.name_size = words, lengths[variable:], end, 0
+
+    def flush(self) -> None:
+        """Count all that was collected."""
+        if self.words:
+            self._count_collected()
+            self.words, self.lengths, self.name_size = array("Q"), array("Q"), 0
+
+    def _count_collected(self) -> int:
+        """Count what was collected; returns the wire offset behind it."""
+        if len(self.words) <= FEW:
+            return self._count_few()
+        block, memory = self.block, self.memory
+        assert block is not None
+        batch = np.frombuffer(self.words, np.uint64)
+        pages = batch >> np.uint64(memory.page_size.bit_length() - 1)
+        if memory.ordered and bool((pages[1:] > pages[:-1]).all()):
+            if memory.pass_ends_before(block, int(pages[0])):
+                self.passed.append(self.end_pass(self.start, final=False))
+            return self.start + self._count(block, batch, pages, self.lengths, self.name_size)
+        return self._count_runs(block, batch, pages)
+
+    def _count_few(self) -> int:
+        block, page_size, at = self.block, self.memory.page_size, self.start
+        assert block is not None
+        deltas = iter(self.lengths)
+        name_size = self.name_size
+        for word in self.words:
+            if word & PAGE:
+                kind, size = "normal", WORD + page_size
+            elif word & XBZRLE:
+                kind, size = "xbzrle", WORD + 3 + next(deltas)
+            else:
+                kind, size = "zero", WORD + 1
+            self.one(block, word // page_size, kind, size + name_size, at)
+            at += size + name_size
+            name_size = 0
+        return at
+
+    def _count_runs(self, block: GuestBlock, batch: NDArray[np.uint64], pages: NDArray[np.uint64]) -> int:
+        """Count a batch in which addresses go back: run by run, ending a pass where one ends."""
+        memory = self.memory
+        headers, bodies = layout(batch, self.lengths, memory.page_size)
+        ends = np.cumsum(headers + bodies) + np.uint64(self.start + self.name_size)
+        deltas = np.cumsum((batch & np.uint64(XBZRLE)) != 0)
+        low, at = 0, self.start
+        cuts = [*(np.flatnonzero(pages[1:] <= pages[:-1]) + 1).tolist(), len(pages)]
+        for cut in cuts:
+            while low < cut:
+                high = cut
+                if memory.pass_ends_before(block, int(pages[low])):
+                    self.passed.append(self.end_pass(at, final=False))
+                if not memory.ordered:  # one page of the run may be the first that comes again
+                    high = low + max(1, memory.repeats_at(block, pages[low:cut]))
+                lengths = self.lengths[int(deltas[low - 1]) if low else 0 : int(deltas[high - 1])]
+                name_size = 0 if low else self.name_size
+                self._count(block, batch[low:high], pages[low:high], lengths, name_size)
+                low, at = high, int(ends[high - 1])
+        return at
+
+    def _count(
+        self,
+        block: GuestBlock,
+        batch: NDArray[np.uint64],
+        pages: NDArray[np.uint64],
+        lengths: "array[int]",
+        name_size: int,
+    ) -> int:
+        """Count ascending pages of one pass; returns the bytes that their records take."""
+        memory = self.memory
+        normal = int(np.count_nonzero(batch & np.uint64(PAGE)))
+        zero = len(batch) - normal - len(lengths)
+        size = (WORD + memory.page_size) * normal + (WORD + 1) * zero + name_size
+        if lengths:
+            size += (WORD + 3) * len(lengths) + int(np.frombuffer(lengths, np.uint64).sum())
+        first, last = int(pages[0]), int(pages[-1])
+        tally = self._tally(block)
+        tally.normal += normal
+        tally.xbzrle += len(lengths)
+        tally.zero += zero
+        tally.bytes += size
+        tally.resent += memory.mark(block, pages, first, last)
+        tally.span(first * memory.page_size, last * memory.page_size)
+        memory.position = (block.index, last)
+        return size
+
+    def _tally(self, block: GuestBlock) -> Tally:
+        tally = self._tallies.get(block)
+        if tally is None:
+            tally = self._tallies[block] = Tally()
+        return tally
+
+
+def layout(
+    batch: NDArray[np.uint64], lengths: "array[int]", page_size: int
+) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """Bytes of header and of contents of each record of a batch (without a block's name)."""
+    headers = np.full(len(batch), WORD, np.uint64)
+    headers[(batch & np.uint64(ZERO)) != 0] = WORD + 1
+    bodies = ((batch & np.uint64(PAGE)) != 0) * np.uint64(page_size)
+    if lengths:
+        delta = (batch & np.uint64(XBZRLE)) != 0
+        headers[delta] = WORD + 3
+        bodies[delta] = np.frombuffer(lengths, np.uint64)
+    return headers, bodies
