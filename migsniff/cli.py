@@ -66,7 +66,8 @@ def _run(options: argparse.Namespace) -> int:
     if options.command == "read":
         from migsniff.offline import read
 
-        return read(options.file, log_options(options), most=options.size)
+        log = log_options(options)
+        return read(options.file or options.read_file, log, most=options.size)
     if options.command == "info":
         from migsniff.offline import info
 
@@ -152,7 +153,7 @@ def _add_read(parser: argparse.ArgumentParser) -> None:
     parser.description = "Print a capture, a dump (migrate exec:cat>FILE, file:FILE) or standard input (-)."
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("file", nargs="?", metavar="CAPTURE|FILE|-")
-    source.add_argument("-r", "--read-file", dest="file", metavar="FILE", help="as in tshark")
+    source.add_argument("-r", "--read-file", metavar="FILE", help="as in tshark")
     _add_log(parser)
 
 

@@ -21,7 +21,6 @@ from migsniff.core.events import Arrival, Chunk, Direction, Ended, EndKind, Lear
 from migsniff.feed.capture import CaptureWriter
 from migsniff.feed.connection import LegName
 from migsniff.pipeline import Pipeline
-from migsniff.show.stats import Stats
 
 TURN: Final = 0.001  # seconds of this thread's own time for decoding before the loop may forward again
 SLICE_LEAST: Final = 16 << 10
@@ -45,7 +44,6 @@ class LiveMigration:
         self,
         pipeline: Pipeline,
         capture: CaptureWriter | None,
-        stats: Stats,
         *,
         say: Callable[[str], None],
         done: Callable[["LiveMigration"], None],
@@ -58,7 +56,6 @@ class LiveMigration:
         self.open = 0  # directions that have not ended
         self.ever_open = False
         self.connections = itertools.count()
-        self._stats = stats
         self._say = say
         self._done = done
         self._max_behind = max_behind
@@ -194,10 +191,8 @@ class LiveMigration:
         events = self.pipeline.events
         if not self._dead:
             yield from self.pipeline.feed(chunk)
-        name = self.pipeline.session.channel(chunk.connection)
-        if name is not None:
-            self._stats.progress(self.migration, chunk.time, name, chunk.direction, chunk.end)
         if self.capture is not None and self._slice is not None:
+            name = self.pipeline.session.channel(chunk.connection)
             self._save(self.capture, self._slice, name, events != self.pipeline.events)
         self._slice = None
         took = time.thread_time() - began

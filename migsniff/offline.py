@@ -28,7 +28,7 @@ def info(path: str, *, as_json: bool) -> int:
     """Print the one-screen summary; returns the exit code."""
     source = open_source(path)
     stats = Stats()
-    pipeline = Pipeline(source.migration, session_for(source), [stats])
+    pipeline = Pipeline(source.migration, session_for(source), [], stats)
     code = decode(pipeline, source)
     facts: dict[str, object] = {"File": path, "Kind": source.describe}
     if source.start_time is not None:

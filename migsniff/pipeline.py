@@ -5,6 +5,7 @@ from typing import Protocol
 
 from migsniff.core.events import Arrival, Chunk, Event, Undecodable, Verdict
 from migsniff.core.session import Session
+from migsniff.show.stats import Stats
 
 
 class Sink(Protocol):
@@ -16,12 +17,18 @@ class Sink(Protocol):
 
 
 class Pipeline:
-    """One migration on its way from arrivals to sinks; `verdict` is there once `finish` is exhausted."""
+    """One migration on its way from arrivals to sinks; `verdict` is there once `finish` is exhausted.
 
-    def __init__(self, migration: str, session: Session, sinks: Iterable[Sink]) -> None:
+    `stats`, if given, is a sink that is also told how far the bytes have come.
+    """
+
+    def __init__(
+        self, migration: str, session: Session, sinks: Iterable[Sink], stats: Stats | None = None
+    ) -> None:
         self.migration = migration
         self.session = session
-        self.sinks = list(sinks)
+        self.sinks = list(sinks) if stats is None else [stats, *sinks]
+        self.stats = stats
         self.time = 0
         self.events = 0
         self.verdict: Verdict | None = None
@@ -30,7 +37,11 @@ class Pipeline:
     def feed(self, arrival: Arrival) -> Generator[None, None, None]:
         """Decode and show one arrival; yields behind each event, so that the caller may take turns."""
         self.time = max(self.time, arrival.time)
-        return self.show(self.session.feed(arrival), arrival.time)
+        yield from self.show(self.session.feed(arrival), arrival.time)
+        if isinstance(arrival, Chunk) and self.stats is not None:
+            name = self.session.channel(arrival.connection)
+            if name is not None:
+                self.stats.progress(self.migration, arrival.time, name, arrival.direction, arrival.end)
 
     def finish(self) -> Generator[None, None, None]:
         """Decode and show what the end of the migration brings."""

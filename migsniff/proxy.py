@@ -133,15 +133,14 @@ class Proxy:
             looks_like=recognise,
         )
         self.stats.begins(migration, source, destination)
-        sinks: list[Sink] = [self.stats]
+        sinks: list[Sink] = []
         if self.log is not None:
             self.log.begins(migration, started)
             sinks.append(self.log)
         capture = None if options.no_save else self._capture(migration, started)
         live = LiveMigration(
-            Pipeline(migration, session, sinks),
+            Pipeline(migration, session, sinks, self.stats),
             capture,
-            self.stats,
             say=self.say,
             done=self._done,
         )

@@ -1,4 +1,4 @@
-"""The demo: the bundled capture played through the proxy shows what it recorded; with QEMU a guest migrates."""
+"""The demo: a bundled capture played through the proxy shows what it recorded; a real guest migrates."""
 
 import json
 import subprocess
