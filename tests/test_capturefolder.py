@@ -83,7 +83,7 @@ def test_manifest(tmp_path: Path) -> None:
         "timeline.ndjson",
     ]
     assert path.parent == tmp_path
-    assert path.name == "20260304T050607Z-m-1"
+    assert path.name == "m-1"
     assert open_capture(path).start == START
 
 
@@ -114,13 +114,13 @@ def test_a_connection_without_a_byte_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_never_an_existing_folder(tmp_path: Path) -> None:
-    planted = tmp_path / "20260304T050607Z-m-1"
+    planted = tmp_path / "m-1"
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     planted.symlink_to(elsewhere)
     first = save(tmp_path, [OPENED, chunk(0, b"a", 1)])
     second = save(tmp_path, [OPENED, chunk(0, b"b", 1)])
-    assert [first.name, second.name] == ["20260304T050607Z-m-1-2", "20260304T050607Z-m-1-3"]
+    assert [first.name, second.name] == ["m-1-2", "m-1-3"]
     assert not list(elsewhere.iterdir())
 
 

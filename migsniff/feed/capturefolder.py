@@ -158,8 +158,7 @@ class CaptureFolder:
         self._timeline = _File(self._folder, TIMELINE, self._write)
 
     def _new_folder(self) -> Path:
-        label = re.sub(r"[^A-Za-z0-9-]+", "-", self._migration).strip("-")[:40] or "migration"
-        name = f"{self._start:%Y%m%dT%H%M%SZ}-{label}"
+        name = re.sub(r"[^A-Za-z0-9-]+", "-", self._migration).strip("-")[:40] or "migration"
         for number in range(1, 1000):
             path = self._parent / (name if number == 1 else f"{name}-{number}")
             try:
