@@ -2,16 +2,14 @@
 
 import pytest
 
-from migsniff.core.devices import DeviceStateBudget
-from migsniff.core.events import DeviceSection, EndOfStream, Event, Finding, LiveSection, Package
-from migsniff.core.session import Session
+from migsniff.core.events import DeviceSection, EndOfStream, Event
 from tests import streams
-from tests.streams import EOF, Device, Stream, decode, full, of, play, precopy, verdict
+from tests.catalogue import SMALL_BLOCKS, SMALL_HEAD
+from tests.playing import of, play, precopy, verdict
+from tests.streams import EOF, Device
 
-HEAD = streams.SMALL_HEAD + streams.ram_start(streams.SMALL_BLOCKS) + streams.ram_end()
-NO_FOOTERS = (
-    streams.SMALL_HEAD + streams.ram_start(streams.SMALL_BLOCKS, footer=False) + streams.ram_end(footer=False)
-)
+HEAD = SMALL_HEAD + streams.ram_start(SMALL_BLOCKS) + streams.ram_end()
+NO_FOOTERS = SMALL_HEAD + streams.ram_start(SMALL_BLOCKS, footer=False) + streams.ram_end(footer=False)
 OWN_FOOTER = b"\x7e\0\0\0\x28"  # of section 40
 
 

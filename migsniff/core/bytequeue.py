@@ -26,7 +26,8 @@ class ByteQueue:
 
     In a stripped capture guest memory is missing: `skip_contents` then moves `at` without reading. `closed`
     says that no more will come, `mark` is where the record being read begins, `undecided` that the unread
-    bytes may turn out to be guest memory. If `omitted` is a list, the spans of guest memory are noted in it.
+    bytes may turn out to be guest memory, `looked` how far the reader has looked ahead. If `omitted` is a
+    list, the spans of guest memory are noted in it.
     """
 
     __slots__ = (
@@ -35,6 +36,7 @@ class ByteQueue:
         "data",
         "end",
         "kept",
+        "looked",
         "mark",
         "omitted",
         "pos",
@@ -55,6 +57,7 @@ class ByteQueue:
         self.kept = "all"
         self.closed = False
         self.mark = 0
+        self.looked = 0
         self.undecided = False
         self.omitted: list[NDArray[np.uint64] | tuple[int, int]] | None = [] if note_omitted else None
 
@@ -91,6 +94,7 @@ class ByteQueue:
 
     def ensure(self, count: int) -> bool:
         """Make the next `count` bytes stand contiguously at data[pos]; False if they have not all arrived."""
+        self.looked = self.at + count
         if self.end - self.pos >= count:
             return True
         if self.size < count:
@@ -175,7 +179,8 @@ class ByteQueue:
         if len(tail) <= self.pos:
             self.pos -= len(tail)
         else:
-            self.rest.appendleft(memoryview(self.data)[self.pos : self.end])
+            if self.pos < self.end:
+                self.rest.appendleft(memoryview(self.data)[self.pos : self.end])
             self.data, self.pos, self.end = tail, 0, len(tail)
         self.size += len(tail)
         self.at -= len(tail)
@@ -183,22 +188,25 @@ class ByteQueue:
     def peek(self, count: int) -> bytes:
         """Up to `count` of the next bytes, as many as have arrived, without reading them."""
         count = min(count, self.size)
+        looked = self.looked
         self.ensure(count)
+        self.looked = looked
         return bytes(memoryview(self.data)[self.pos : self.pos + count])
 
     # ------------------------------------------------------------ stepping over what is not looked at
 
     def skip_contents(self, count: int) -> int:
         """Step over up to `count` bytes of guest memory; returns how many are still to come."""
-        if self.kept != "all":
-            step = min(count, self.wire_end - self.size - self.at)
-            self.at += step
-            return count - step
         start = self.at
-        while count and self.size:
-            step = min(count, self.end - self.pos)
-            self.advance(step)
+        if self.kept != "all":
+            step = max(0, min(count, self.wire_end - self.size - self.at))
+            self.at += step
             count -= step
+        else:
+            while count and self.size:
+                step = min(count, self.end - self.pos)
+                self.advance(step)
+                count -= step
         if self.omitted is not None and self.at > start:
             self.omitted.append((start, self.at))
         return count
@@ -209,9 +217,11 @@ class ByteQueue:
             yield None
 
     def discard(self) -> None:
-        """Step over everything, for what is counted and never looked at."""
-        if self.omitted is not None and self.wire_end > self.at:
-            self.omitted.append((self.at, self.wire_end))
+        """Step over everything, for what is only counted; what was looked at is not noted as omitted."""
+        start = max(self.at, min(self.looked, self.at + self.size))
+        if self.omitted is not None and self.wire_end > start:
+            self.omitted.append((start, self.wire_end))
+        self.looked = 0
         self.data, self.pos, self.end, self.size = b"", 0, 0, 0
         self.rest.clear()
         self.at = self.wire_end

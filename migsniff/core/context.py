@@ -22,6 +22,8 @@ class Context:
     memory: GuestMemory = field(default_factory=GuestMemory)
     page_size: int | None = None
     page_size_from: str = ""
+    learned_page_size: int | None = None
+    """What a live decoder found in page contents that this capture has not."""
     machine: str = ""
     capabilities: tuple[str, ...] = ()
     sections: dict[int, SectionFacts] = field(default_factory=dict)

@@ -32,13 +32,15 @@ def page_size_of_machine(machine: str) -> int | None:
 
 def find_page_size(queue: ByteQueue, context: Context) -> Steps:
     """Look ahead in the first page records, where neither machine nor configuration tells the page size."""
+    if context.learned_page_size in PAGE_SIZES:
+        context.know_page_size(context.learned_page_size, FIRST_PAGES)
+        return
     while True:
         head = queue.peek(PAGE_SIZE_LOOKAHEAD)
         final = queue.closed or len(head) == PAGE_SIZE_LOOKAHEAD
-        size = infer_page_size(head, context.memory, final=final)
+        size = infer_page_size(head, context.memory, contents=queue.kept == "all", final=final)
         if size is not None:
             break
-        queue.check_hole()
         queue.undecided = True
         yield None
     queue.undecided = False
@@ -47,57 +49,62 @@ def find_page_size(queue: ByteQueue, context: Context) -> Steps:
     context.know_page_size(size, FIRST_PAGES)
 
 
-def infer_page_size(head: bytes, memory: GuestMemory, *, final: bool) -> int | None:
+def infer_page_size(head: bytes, memory: GuestMemory, *, contents: bool, final: bool) -> int | None:
     """The page size under which `head`, the first page records, makes sense.
 
     None while it cannot be decided, 0 if no size fits. With a wrong size the contents of a page are read as
-    records, or address bits as flags, which fails soon. `final`: no more bytes than these will be looked at.
+    records, or address bits as flags, which fails soon. `contents`: they stand in `head`. `final`: no more
+    bytes than these will be looked at.
     """
-    fails = {size: _fails_at(head, memory, size) for size in PAGE_SIZES}
-    fitting = [size for size, at in fails.items() if at is None]
-    if len(fitting) == 1:
-        return fitting[0]
+    tried = {size: _try(head, memory, size, size if contents else 0) for size in PAGE_SIZES}
+    fitting = [size for size, (fits, _) in tried.items() if fits is not False]
     if not fitting:
-        latest = max(fails.values(), key=lambda at: at or 0)
-        best = [size for size, at in fails.items() if at == latest]
-        return best[0] if len(best) == 1 and latest else 0
+        latest = max(at for _, at in tried.values())
+        best = [size for size, (_, at) in tried.items() if at == latest]
+        return best[0] if len(best) == 1 else 0
+    read = [size for size in fitting if tried[size][0]]
+    if len(fitting) > 1 and read != fitting and not final:
+        return None
     # records without contents fit every size that divides their addresses: the largest is the true one
-    return max(fitting) if final else None
+    return max(read or fitting)
 
 
-def _fails_at(head: bytes, memory: GuestMemory, page_size: int) -> int | None:
-    """How many bytes it takes to see that the page size is wrong; None if it is not seen."""
+def _try(head: bytes, memory: GuestMemory, page_size: int, contents: int) -> tuple[bool | None, int]:
+    """Whether the first records make sense with a page size, and how many bytes it takes to tell.
+
+    None if there are too few bytes. `contents`: bytes of a page in `head`.
+    """
     pos = 0
     length = 0
     for record in range(PAGE_SIZE_RECORDS):
         if pos + 8 > len(head):
-            return None
+            return None, pos
         (word,) = U64.unpack_from(head, pos)
         if word in (RamFlag.EOS, RamFlag.MULTIFD_FLUSH) and record:
-            return None
+            return True, pos
         flags = word & (page_size - 1)
         encoding = PAGE_ENCODINGS.get(flags & KINDS)
-        if encoding is None or flags & ~KNOWN:
-            return pos + 8
         pos += 8
+        if encoding is None or flags & ~KNOWN:
+            return False, pos
         if not flags & RamFlag.CONTINUE:
             if pos == len(head) or pos + 1 + head[pos] > len(head):
-                return None
+                return None, pos
             block = memory.blocks.get(head[pos + 1 : pos + 1 + head[pos]])
-            if block is None:
-                return pos + 1 + head[pos]
             pos += 1 + head[pos]
+            if block is None:
+                return False, pos
             length = block.length
         if word - flags >= length:
-            return pos
-        if pos + encoding.header > len(head):
-            return None
-        if encoding.kind == "zero":
-            if head[pos]:
-                return pos + 1
-            pos += 1
-        elif encoding.kind == "normal":
-            pos += page_size
+            return False, pos
+        if encoding.kind not in ("zero", "normal"):
+            return True, pos
+        if encoding.kind == "normal":
+            pos += contents
+        elif pos == len(head):
+            return None, pos
+        elif head[pos]:
+            return False, pos + 1
         else:
-            return None
-    return None
+            pos += 1
+    return True, pos

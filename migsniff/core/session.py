@@ -91,8 +91,7 @@ class Session:
         elif isinstance(arrival, Ended):
             yield from self._ended(arrival)
         elif isinstance(arrival, Learned):
-            self.context.know_page_size(arrival.page_size, FIRST_PAGES)
-            self._told_page_size = arrival.page_size
+            self.context.learned_page_size = self._told_page_size = arrival.page_size
         elif isinstance(arrival, Opened):
             self._connection(arrival.connection)
 
@@ -191,6 +190,9 @@ class Session:
     def _identify(self, connection: Connection, role: str, detail: str) -> Iterator[Event]:
         connection.role = role
         connection.name = name = self._name(connection, role)
+        connection.head = connection.head[
+            :CLASSIFY
+        ]  # what is said of it must not depend on what more has come
         if role == "unknown" and (looks := self.looks_like(connection.head)):
             detail = f"{detail}: {looks}"
         queue = connection.queues["fwd"]
@@ -199,7 +201,7 @@ class Session:
             channel=name,
             direction="fwd",
             offset=0,
-            size=min(CLASSIFY, queue.size),
+            size=0,
             connection=connection.number,
             role=role,
             detail=detail,
@@ -217,12 +219,14 @@ class Session:
             preempt = PreemptReader(name, queue, self.context)
             decoder.parse(preempt, preempt.run())
         else:
-            decoder.opaque_as = OPAQUE[role]
+            queue.looked = CLASSIFY
         if self._stopped is not None and decoder.steps is not None:
             yield decoder.stop(self._stopped[0], **self._stopped[1])
 
     def _decoder(self, connection: Connection, direction: Direction, name: str) -> DirectionDecoder:
         decoder = DirectionDecoder(name, direction, connection.queues[direction])
+        if connection.role in OPAQUE:
+            decoder.opaque_as = OPAQUE[connection.role]
         connection.decoders[direction] = decoder
         return decoder
 
@@ -242,7 +246,7 @@ class Session:
             yield from self._identify(
                 connection, *(classify(head, self.context, ended=True) or ("unknown", ""))
             )
-        decoder = connection.decoders.get(ended.direction)
+        decoder = self._last = connection.decoders.get(ended.direction)
         where = ""
         if decoder is not None:
             yield from decoder.close()

@@ -372,7 +372,7 @@ class MainReader:
         elif command == Command.PACKAGED and isinstance(length := arguments.get("length"), int):
             if limit is not None:
                 raise StreamProblem("package-depth")
-            yield Package(channel=self.channel, direction="fwd", offset=queue.at, size=length, length=length)
+            yield Package(channel=self.channel, direction="fwd", offset=queue.at, size=0, length=length)
             yield from self._items(queue.at + length)
 
     # ------------------------------------------------------------ description
