@@ -12,7 +12,7 @@ from typing import Final
 from migsniff.core.bytequeue import ByteQueue, Steps
 from migsniff.core.context import Context, SectionFacts
 from migsniff.core.errors import StreamProblem, problem_text
-from migsniff.core.events import DeviceSection, Event, Field, Finding
+from migsniff.core.events import Data, DeviceSection, Event, Field, Finding
 from migsniff.core.messages import COMMANDS
 from migsniff.core.vmdesc import Budget, Description, DeviceDescription, opaque, walk
 from migsniff.core.wire import (
@@ -76,7 +76,7 @@ class DeviceStates:
         fields: tuple[Field, ...] = ()
         if length == len(payload):
             tail = b"\x7e" + U32.pack(facts.section_id) if footer else b""
-            self._keep(start, header + payload + tail, facts)
+            self._keep(start, (header, payload, tail), facts)
             if self.context.want_fields and payload:
                 fields = (opaque(payload, 0, length, start + len(header)),)
         else:
@@ -96,17 +96,19 @@ class DeviceStates:
             fields=fields,
         )
 
-    def _keep(self, start: int, raw: bytes, facts: SectionFacts) -> None:
-        if self.kept + len(raw) > MAX_DEVICE_STATE or len(raw) > self.budget.left:
+    def _keep(self, start: int, parts: tuple[Data, ...], facts: SectionFacts) -> None:
+        size = sum(map(len, parts))
+        if self.kept + size > MAX_DEVICE_STATE or size > self.budget.left:
             self.dropped = self.dropped or facts.idstr
             return
         if not self.runs or self.runs[-1].offset + len(self.runs[-1].data) != start:
             self.runs.append(Run(start))
         run = self.runs[-1]
-        run.ends[len(run.data)] = (facts, len(run.data) + len(raw))
-        run.data += raw
-        self.kept += len(raw)
-        self.budget.left -= len(raw)
+        run.ends[len(run.data)] = (facts, len(run.data) + size)
+        for part in parts:
+            run.data += part
+        self.kept += size
+        self.budget.left -= size
 
     def release(self) -> None:
         """Let go of the raw bytes."""

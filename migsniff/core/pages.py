@@ -1,6 +1,7 @@
 """Guest memory as the stream tells it: how each kind of page record is framed, and which pages were sent."""
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Final
 
 import msgspec
@@ -173,6 +174,7 @@ class GuestMemory:
         self.pass_tallies: Tallies = {}
         self.records = 0
         self.state_bytes = 0
+        self.scattered = False  # pages stand too far apart: there is no state for new segments any more
 
     def announce(self, blocks: list[tuple[bytes, RamBlock]]) -> None:
         """Take the list of blocks from the START of section ram."""
@@ -206,10 +208,19 @@ class GuestMemory:
     def mark(self, block: GuestBlock, pages: NDArray[np.uint64], first: int, last: int) -> int:
         """Count one more sending of distinct ascending `pages`; returns how many had been sent before."""
         number = first // PAGE_STATE_SEGMENT
-        if number != last // PAGE_STATE_SEGMENT:
-            cut = int(np.searchsorted(pages, (number + 1) * PAGE_STATE_SEGMENT))
-            before = self.mark(block, pages[:cut], first, int(pages[cut - 1]))
-            return before + self.mark(block, pages[cut:], int(pages[cut]), last)
+        if number == last // PAGE_STATE_SEGMENT:
+            return self._mark_in(block, number, pages, first, last)
+        numbers = pages // np.uint64(PAGE_STATE_SEGMENT)
+        cuts = [0, *(np.flatnonzero(numbers[1:] != numbers[:-1]) + 1).tolist(), len(pages)]
+        return sum(
+            self._mark_in(block, int(numbers[low]), pages[low:high], int(pages[low]), int(pages[high - 1]))
+            for low, high in pairwise(cuts)
+        )
+
+    def _mark_in(
+        self, block: GuestBlock, number: int, pages: NDArray[np.uint64], first: int, last: int
+    ) -> int:
+        """What `mark` does, for pages of one segment."""
         segment = self._segment(block, number)
         self.records += len(pages)
         if segment is None:
@@ -245,8 +256,10 @@ class GuestMemory:
             return segment
         size = min(PAGE_STATE_SEGMENT, block.page_count - number * PAGE_STATE_SEGMENT)
         # A stream that touches a page here and a page there could buy much memory with few bytes; a real one
-        # fills its segments, so that it never comes near one byte a record.
-        if self.state_bytes + size > MAX_PAGE_STATE_SLACK + self.records:
+        # fills its segments, so that it never comes near one byte a record. Once too much is always too much:
+        # a later page must not be counted or not as its neighbours came in one batch with it or in the next.
+        if self.scattered or self.state_bytes + size > MAX_PAGE_STATE_SLACK + self.records:
+            self.scattered = True
             return None
         segment = block.segments[number] = np.zeros(size, np.uint8)
         self.state_bytes += size

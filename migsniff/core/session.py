@@ -101,6 +101,8 @@ class Session:
             for direction, decoder in connection.decoders.items():
                 if not connection.ended(direction):
                     yield from decoder.close()
+            if connection.main is not None:
+                connection.main.devices.release()
         ok, outcome, message, offset = judge(list(self.connections.values()), self.looks_like)
         yield Verdict(
             channel="main", direction="fwd", offset=offset, size=0, ok=ok, outcome=outcome, message=message

@@ -365,6 +365,8 @@ class MainReader:
             context.know_page_size(size, "POSTCOPY_ADVISE")
         elif command == Command.POSTCOPY_LISTEN:
             context.postcopy = True
+            if context.memory.pass_tallies:
+                yield self.ram.counter.end_pass(queue.at, final=False)
             context.memory.count_passes = False
             self.ram.forget_block()
         elif command == Command.POSTCOPY_RESUME:

@@ -1,0 +1,177 @@
+"""Which pages were sent how often, and what tells that a pass over guest memory ended."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from migsniff.core import pages
+from migsniff.core.errors import StreamProblem
+from migsniff.core.events import RamBlock
+from migsniff.core.pages import PAGE_ENCODINGS, GuestBlock, GuestMemory
+from migsniff.core.wire import MAX_PAGE_STATE_SLACK, PAGE_STATE_SEGMENT, RamFlag
+
+PAGE = 4096
+
+
+def memory_of(*lengths: int) -> tuple[GuestMemory, list[GuestBlock]]:
+    memory = GuestMemory()
+    memory.announce([(b"%d" % i, RamBlock(str(i), length * PAGE)) for i, length in enumerate(lengths)])
+    memory.set_page_size(PAGE)
+    return memory, list(memory.blocks.values())
+
+
+def mark(memory: GuestMemory, block: GuestBlock, *numbers: int) -> int:
+    return memory.mark(block, np.array(numbers, np.uint64), numbers[0], numbers[-1])
+
+
+class TestTimesSent:
+    def test_runs_and_single_pages(self) -> None:
+        memory, (block,) = memory_of(1000)
+        assert mark(memory, block, *range(10, 20)) == 0
+        assert mark(memory, block, 5, 15, 900) == 1
+        assert mark(memory, block, *range(16)) == 7
+        assert memory.mark_one(block, 15) == 1
+        assert memory.mark_one(block, 999) == 0
+        assert [memory.times_sent(block, page) for page in (4, 5, 10, 15, 16, 900, 901, 999)] == [
+            1, 2, 2, 4, 1, 1, 0, 1
+        ]  # fmt: skip
+        assert memory.records == 31
+
+    def test_the_count_stops_at_255(self) -> None:
+        memory, (block,) = memory_of(100)
+        for _ in range(300):
+            mark(memory, block, 1, 2, 3)
+            mark(memory, block, 7, 9)
+            memory.mark_one(block, 50)
+        assert [memory.times_sent(block, page) for page in (1, 7, 8, 50)] == [255, 255, 0, 255]
+
+    @given(st.lists(st.integers(0, 6 * PAGE_STATE_SEGMENT - 1), min_size=1, max_size=40, unique=True))
+    def test_over_many_segments(self, numbers: list[int]) -> None:
+        memory, (block,) = memory_of(6 * PAGE_STATE_SEGMENT)
+        numbers.sort()
+        assert mark(memory, block, *numbers) == 0
+        assert mark(memory, block, *numbers) == len(numbers)
+        assert {page for page in range(0, 6 * PAGE_STATE_SEGMENT, 997) if memory.times_sent(block, page)} == {
+            page for page in numbers if page % 997 == 0
+        }
+
+    def test_each_page_in_a_segment_of_its_own(self) -> None:
+        """A thousand records that are far apart, beyond where a float tells one page from the next."""
+        first = (1 << 54) // PAGE_STATE_SEGMENT
+        memory, (block,) = memory_of(1 << 56)
+        numbers = [(first + i) * PAGE_STATE_SEGMENT + 1 for i in range(1000)]
+        assert mark(memory, block, *numbers) == 0
+        assert mark(memory, block, *numbers) == 1000
+        assert [memory.times_sent(block, numbers[500] + i) for i in (-1, 0, 1)] == [0, 2, 0]
+
+
+class TestMemory:
+    def test_scattered_pages_buy_little(self) -> None:
+        memory, (block,) = memory_of(1 << 40)
+        tracemalloc.start()
+        for number in range(0, 20_000_000_000, 10 * PAGE_STATE_SEGMENT):
+            memory.mark_one(block, number)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert memory.state_bytes <= MAX_PAGE_STATE_SLACK + memory.records
+        assert peak < 2 * MAX_PAGE_STATE_SLACK
+
+    def test_an_announced_length_costs_nothing(self) -> None:
+        tracemalloc.start()
+        memory, _ = memory_of(*[1 << 50] * 1000)
+        memory.mark_one(next(iter(memory.blocks.values())), 0)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < 2 << 20
+
+    def test_what_is_counted_does_not_depend_on_batches(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Also where the limit is reached in the middle of a batch."""
+        monkeypatch.setattr(pages, "MAX_PAGE_STATE_SLACK", 10 * PAGE_STATE_SEGMENT)
+        numbers = [segment * PAGE_STATE_SEGMENT + i for segment in range(12) for i in range(3)]
+        counts = []
+        for batch in (1, 2, 5, 36):
+            memory, (block,) = memory_of(20 * PAGE_STATE_SEGMENT)
+            resent = 0
+            for _ in range(2):
+                for at in range(0, 36, batch):
+                    part = numbers[at : at + batch]
+                    resent += mark(memory, block, *part) if batch > 1 else memory.mark_one(block, part[0])
+            counts.append(resent)
+        assert counts == [30] * 4
+
+
+class TestPasses:
+    @pytest.mark.parametrize(
+        ("sent", "ends"),
+        [
+            ([(0, 0), (0, 1), (0, 7), (1, 0)], []),
+            ([(0, 5), (0, 5)], [1]),
+            ([(0, 5), (0, 4)], [1]),
+            ([(1, 0), (0, 9)], [1]),
+            ([(0, 0), (1, 3), (0, 1), (1, 0), (1, 0)], [2, 4]),
+        ],
+    )
+    def test_in_order(self, sent: list[tuple[int, int]], ends: list[int]) -> None:
+        memory, blocks = memory_of(10, 10)
+        assert self.ends(memory, blocks, sent) == ends
+
+    @pytest.mark.parametrize(
+        ("sent", "ends"),
+        [
+            ([(0, 3), (0, 1), (0, 2), (1, 4), (0, 0)], []),
+            ([(0, 3), (0, 1), (0, 3), (0, 1), (0, 2), (0, 1)], [2, 5]),
+        ],
+    )
+    def test_by_repetition(self, sent: list[tuple[int, int]], ends: list[int]) -> None:
+        memory, blocks = memory_of(10, 10)
+        memory.ordered = False
+        assert self.ends(memory, blocks, sent) == ends
+
+    def ends(self, memory: GuestMemory, blocks: list[GuestBlock], sent: list[tuple[int, int]]) -> list[int]:
+        found = []
+        for number, (index, page) in enumerate(sent):
+            if memory.pass_ends_before(blocks[index], page):
+                memory.iteration += 1
+                found.append(number)
+            memory.mark_one(blocks[index], page)
+            memory.position = (index, page)
+        return found
+
+    def test_none_in_postcopy(self) -> None:
+        memory, (block,) = memory_of(10)
+        memory.count_passes = False
+        memory.mark_one(block, 3)
+        memory.position = (0, 3)
+        assert not memory.pass_ends_before(block, 0)
+
+
+@pytest.mark.parametrize(
+    ("flag", "header", "page_size", "expected"),
+    [
+        (RamFlag.PAGE, b"", 4096, 4096),
+        (RamFlag.ZERO, b"\0", 4096, 0),
+        (RamFlag.ZERO, b"\1", 4096, "zero-fill"),
+        (RamFlag.XBZRLE, b"\1\0\0", 4096, 0),
+        (RamFlag.XBZRLE, b"\1\x10\0", 4096, 4096),
+        (RamFlag.XBZRLE, b"\1\x10\1", 4096, "xbzrle-length"),
+        (RamFlag.XBZRLE, b"\2\0\1", 4096, "xbzrle-header"),
+        (RamFlag.COMPRESS_PAGE, b"\0\0\x0f\0", 4096, 0xF00),
+        (RamFlag.COMPRESS_PAGE, b"\0\0\x10\x0e", 4096, 4096 + 14),
+        (RamFlag.COMPRESS_PAGE, b"\0\0\x10\x0f", 4096, "compress-length"),
+        (RamFlag.COMPRESS_PAGE, b"\0\0\0\0", 4096, "compress-length"),
+        (RamFlag.COMPRESS_PAGE, b"\xff\xff\xff\xff", 4096, "compress-length"),
+    ],
+)
+def test_encodings(flag: RamFlag, header: bytes, page_size: int, expected: int | str) -> None:
+    encoding = PAGE_ENCODINGS.get(flag)
+    assert encoding is not None
+    assert encoding.header == len(header)
+    if isinstance(expected, int):
+        assert encoding.body(b"word" + header, 4, page_size) == expected
+    else:
+        with pytest.raises(StreamProblem) as raised:
+            encoding.body(b"word" + header, 4, page_size)
+        assert raised.value.code == expected
