@@ -8,7 +8,7 @@ from migsniff.core.events import DirectionEnded, Finding
 from migsniff.show.fields import counts_text
 from migsniff.show.migration import MigrationStats
 from migsniff.show.model import BlockStats, PassStats
-from migsniff.show.words import escape, memory, name, number, rate, seconds, several, wire
+from migsniff.show.words import escape, memory, name, number, place, rate, seconds, several, wire
 
 LABEL_WIDTH: Final = 20
 BLOCKS_SHOWN: Final = 6
@@ -261,5 +261,5 @@ def _ends(stats: MigrationStats) -> list[str]:
 
 def _end(end: DirectionEnded) -> str:
     error = f" ({name(end.error)})" if end.error else ""
-    where = f", in {escape(end.where)}" if end.where else ""
-    return f"{name(end.channel)} {end.direction}: {end.how} from {end.by}{error} at {end.offset}{where}"
+    how = f"{end.how} from {end.by}{error} at {end.offset}{place(end.where)}"
+    return f"{name(end.channel)} {end.direction}: {how}"

@@ -41,7 +41,7 @@ from migsniff.core.events import (
 )
 from migsniff.show.fields import counts_text, tree
 from migsniff.show.select import selected
-from migsniff.show.words import escape, memory, name, rate, several
+from migsniff.show.words import escape, memory, name, place, rate, several
 
 BLOCKS_SHOWN: Final = 3
 PAIRS_SHOWN: Final = 3
@@ -189,12 +189,12 @@ def _describe(past: _Past, time: int, event: Event) -> Line:
         case Opaque():
             return "opaque", "-", escape(event.what)
         case Undecodable():
-            return "bad", "-", f"{escape(event.message)} [{name(event.code)}]{_where(event.where)}"
+            return "bad", "-", f"{escape(event.message)} [{name(event.code)}]{place(event.where)}"
         case Finding():
             return event.severity, "-", f"{escape(event.message)} [{name(event.code)}]"
         case DirectionEnded():
             error = f" ({name(event.error)})" if event.error else ""
-            return "end", "-", f"{HOW_ENDED[event.how]} from {event.by}{error}{_where(event.where)}"
+            return "end", "-", f"{HOW_ENDED[event.how]} from {event.by}{error}{place(event.where)}"
         case Verdict():
             return "verdict", "-", f"{name(event.outcome.upper())}: {escape(event.message)}"
         case _:
@@ -281,9 +281,3 @@ def _ram_blocks(event: RamBlocks) -> str:
     info += ", ".join(f"{name(block.name)} {memory(block.length)}" for block in largest)
     more = len(event.blocks) - len(largest)
     return info if more <= 0 else f"{info} and {more} more"
-
-
-def _where(where: str) -> str:
-    if not where:
-        return ""
-    return f", {'' if where.startswith(('between', 'behind', 'before')) else 'in '}{escape(where)}"

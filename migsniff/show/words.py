@@ -95,3 +95,10 @@ def _scaled(value: float, step: int, units: tuple[str, ...]) -> tuple[float, str
 
 def _three_digits(value: float) -> str:
     return f"{value:.2f}" if value < 9.995 else f"{value:.1f}" if value < 999.95 else f"{value:.0f}"
+
+
+def place(where: str) -> str:
+    """Where something happened, as the end of a sentence; nothing for nowhere."""
+    if not where:
+        return ""
+    return f", {'' if where.startswith(('between', 'behind', 'before')) else 'in '}{escape(where)}"
