@@ -5,7 +5,14 @@ import struct
 
 import pytest
 
-from migsniff.feed.sockets import decode_tcp_info, error_name, tcp_info
+from migsniff.feed.sockets import (
+    SO_BUF_LOCK,
+    SOCK_RCVBUF_LOCK,
+    decode_tcp_info,
+    error_name,
+    hold_receive_buffer,
+    tcp_info,
+)
 
 # struct tcp_info in its order: 8 bytes, then words of 4 and of 8 bytes, each with a value of its own
 LAYOUT = struct.Struct("=8B 24I 4Q 6I 4Q 2I 2Q 4I")
@@ -65,6 +72,18 @@ def test_a_unix_socket_has_none() -> None:
     one, other = socket.socketpair()
     with one, other:
         assert tcp_info(one) is None
+
+
+def test_a_receive_buffer_is_held_and_let_go() -> None:
+    with socket.socket() as sock:
+        try:
+            before = sock.getsockopt(socket.SOL_SOCKET, SO_BUF_LOCK)
+        except OSError:
+            pytest.skip("the kernel is older than Linux 5.15")
+        hold_receive_buffer(sock, True)
+        assert sock.getsockopt(socket.SOL_SOCKET, SO_BUF_LOCK) == SOCK_RCVBUF_LOCK
+        hold_receive_buffer(sock, False)
+        assert sock.getsockopt(socket.SOL_SOCKET, SO_BUF_LOCK) == before == 0
 
 
 @pytest.mark.parametrize(

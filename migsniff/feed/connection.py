@@ -14,12 +14,17 @@ import contextlib
 import errno
 import socket
 from collections.abc import Callable
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 from migsniff.core.events import Direction, EndKind, Party
 from migsniff.feed import sockets
 
 LegName = Literal["source", "destination"]
+
+# Reads in a row that went on whole until the receiver no longer counts as slow. While it does, the kernel is
+# to take no more ahead of it than it does already: with a destination that took 400 MB/s, 5 to 20 MB waited
+# in the receive buffer without this, mostly 2 to 5 MB with it.
+HELD_READS: Final = 16
 
 
 class Tap(Protocol):
@@ -92,6 +97,7 @@ class Flow:
         self._buffers = connection.buffers
         self._buffer: memoryview | None = None
         self._rest: memoryview | None = None
+        self._held_reads = 0  # so many more without a pause, and the receive buffer may grow again
         self._loop.add_reader(from_.descriptor, self.read)
 
     def read(self) -> bool:
@@ -111,9 +117,16 @@ class Flow:
         self._buffer = buffer
         self._send(buffer[:size])
         if self._rest is None or self.ended:
+            if self._held_reads:
+                self._held_reads -= 1
+                if not self._held_reads and not self.ended:
+                    sockets.hold_receive_buffer(self.from_.sock, False)
             return not self.ended
         self._loop.remove_reader(self.from_.descriptor)
         self._loop.add_writer(self.to.descriptor, self._write)
+        if not self._held_reads:
+            sockets.hold_receive_buffer(self.from_.sock, True)
+        self._held_reads = HELD_READS
         self._connection.tell("paused", self.direction, True)
         return False
 
