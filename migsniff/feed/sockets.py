@@ -22,10 +22,10 @@ SO_BUF_LOCK: Final = 72
 SOCK_RCVBUF_LOCK: Final = 2
 
 # What may wait unsent in a leg's send buffer, where it would delay what comes behind it (postcopy's pages)
-# and let a source without a return path believe that it is done: 1 MB waited there in front of a slow receiver
-# with this limit, 4 MB without. What is in flight does not count, so a long line is not slowed down, as it
-# would be by a fixed SO_SNDBUF or SO_RCVBUF, which also end the kernel's tuning: at a round trip of 10 ms the
-# relay moved as much as no relay at all (260 MB/s); with half this limit sometimes a tenth less.
+# and let a source without a return path believe that it is done: 1 MB waited there in front of a slow
+# receiver with this limit, 4 MB without. What is in flight does not count, so a long line is not slowed down,
+# as it would be by a fixed SO_SNDBUF or SO_RCVBUF, which also end the kernel's tuning: at a round trip of
+# 10 ms the relay moved as much as no relay at all (260 MB/s); with half this limit sometimes a tenth less.
 UNSENT_LIMIT: Final = 512 << 10
 
 EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
