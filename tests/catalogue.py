@@ -23,6 +23,7 @@ from tests.streams import (
     filled,
     full,
     hello,
+    mapped_list,
     message,
     multifd_device_state,
     multifd_packet,
@@ -232,7 +233,7 @@ STREAMS: dict[str, Stream] = {
         configuration(
             b"virt-7.2",
             page_bits(8),
-            capabilities(b"x-ignore-shared", b"mapped-ram"),
+            capabilities(b"x-ignore-shared", b"another"),
             uuid(b"0123456789abcdef"),
         ),
         passes(),
@@ -244,6 +245,19 @@ STREAMS: dict[str, Stream] = {
         ram(ItemType.SECTION_START, block_list(SMALL_BLOCKS, 0xFFFC0000)),
         ram_end(page(0, b"ram")),
         EOF,
+    ),
+    "mapped-ram": precopy(
+        HEADER,
+        configuration(b"virt", page_bits(8), capabilities(b"mapped-ram")),
+        ram(
+            ItemType.SECTION_START,
+            mapped_list({b"ram": [filled(SMALL), None, filled(SMALL, 7)], b"rom": [None]}, SMALL),
+        ),
+        ram_part(),
+        ram_end(),
+        TIMER.item(),
+        EOF,
+        described([TIMER], page_size=SMALL),
     ),
     "huge pages": precopy(
         SMALL_HEAD, ram(ItemType.SECTION_START, block_list(SMALL_BLOCKS, 1 << 21)), ram_end(), EOF

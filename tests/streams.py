@@ -3,7 +3,7 @@
 import json
 import struct
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from migsniff.core.wire import Command, ItemType, RamFlag, ReturnPathType
@@ -111,6 +111,24 @@ def block_list(blocks: dict[bytes, int], *numbers: int) -> bytes:
         str8(name) + struct.pack(f">{1 + len(numbers)}Q", length, *numbers) for name, length in blocks.items()
     )
     return struct.pack(">Q", sum(blocks.values()) | RamFlag.MEM_SIZE) + b"".join(listed)
+
+
+def mapped_list(
+    blocks: dict[bytes, Sequence[bytes | None]], page_size: int = PAGE_SIZE, version: int = 1, hole: int = 40
+) -> bytes:
+    """MEM_SIZE of a mapped-ram file: behind each block its bitmap, a hole, and its pages.
+
+    None is a zero page: where it would stand the file has whatever stood there before.
+    """
+    list_ = struct.pack(">Q", sum(map(len, blocks.values())) * page_size | RamFlag.MEM_SIZE)
+    for name, pages in blocks.items():
+        bits = sum(1 << number for number, page in enumerate(pages) if page is not None)
+        bitmap = bits.to_bytes((len(pages) + 63) // 64 * 8, "little")
+        list_ += str8(name) + struct.pack(">Q", len(pages) * page_size)
+        at = 1000 + len(list_)
+        list_ += struct.pack(">IQQQ", version, page_size, at, at + len(bitmap) + hole) + bitmap + bytes(hole)
+        list_ += b"".join(filled(page_size, 0x55) if page is None else page for page in pages)
+    return list_
 
 
 def record(address: int, flag: int, body: bytes, block: bytes | None) -> bytes:

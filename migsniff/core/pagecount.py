@@ -52,6 +52,11 @@ class PageCounter:
         self._end_stretch()
         return summary(self._section)
 
+    def add(self, tallies: Tallies) -> None:
+        """Count pages that came without records, each once."""
+        fold(tallies, self._tallies)
+        self.memory.records += sum(tally.normal for tally in tallies.values())
+
     def end_pass(self, at: int, *, final: bool) -> DirtySync:
         """The pass that is running ends at wire offset `at`: its event, and the next one begins."""
         self._end_stretch()

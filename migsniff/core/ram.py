@@ -148,7 +148,7 @@ class RamReader:
         if queue.omitted is not None:
             self._omit(words, lengths, collected, variable)
         if self.context.want_contents:
-            self._lend(block, words, size)
+            self._lend(block, words[collected:], lengths[variable:], size)
             counter.flush()
         elif len(words) >= BATCH:
             counter.count_batches()
@@ -197,11 +197,11 @@ class RamReader:
             spans[:, 0] = ends - np.uint64(page_size)
         omitted.append(spans)
 
-    def _lend(self, block: GuestBlock, words: "array[int]", size: int) -> None:
+    def _lend(self, block: GuestBlock, words: "array[int]", lengths: "array[int]", size: int) -> None:
         """Hand out the records collected last with their bytes."""
         queue = self.queue
         batch = np.array(words, np.uint64)
-        headers, bodies = layout(batch, self.counter.lengths, self.memory.page_size)
+        headers, bodies = layout(batch, lengths, self.memory.page_size)
         self._lent.append(
             RamPages(
                 channel=self.channel,
@@ -236,7 +236,7 @@ class RamReader:
             return True
         if start and not self.memory.blocks:
             self.where = "the RAM block list"
-            yield from read_block_list(self.channel, queue, self.context)
+            self.counter.add((yield from read_block_list(self.channel, queue, self.context)))
             self.where = ""
             return True
         if not self.memory.blocks:

@@ -47,6 +47,8 @@ class RamFlag(IntFlag):
     MULTIFD_FLUSH = 0x200
 
 
+CAPABILITY_MAPPED_RAM: Final = "mapped-ram"
+CAPABILITY_IGNORE_SHARED: Final = "x-ignore-shared"
 OPTIONAL_NUMBER_MASK: Final = 0x3FF
 """The bits that a number behind the last RAM block has not, and every RAM record's word has one of."""
 
@@ -54,6 +56,8 @@ RAM_IDSTR: Final = "ram"
 RAM_VERSION: Final = 4
 XBZRLE_MARKER: Final = 1  # ENCODING_FLAG_XBZRLE, migration/ram.c
 XBZRLE_HEADER: Final = Struct(">BH")  # marker, length
+MAPPED_RAM_HEADER: Final = Struct(">IQQQ")  # version, page size, offsets of the bitmap and of the pages
+MAPPED_RAM_VERSION: Final = 1
 
 
 class BlockFlag(IntFlag):
@@ -182,6 +186,7 @@ MAX_DEVICE_STATE: Final = 32 << 20  # raw device bytes kept for the description,
 MAX_DEVICE_STATE_PROCESS: Final = 64 << 20  # and all migrations together
 MAX_RETURN_PATH_MESSAGE: Final = 512  # QEMU's own buffer
 MAX_MULTIFD_WAIT: Final = 1 << 20  # bytes of a multifd channel that wait for the page size
+MAX_MAPPED_RAM_BITMAP: Final = 64 << 20  # of one block, held while its pages are read
 MAX_RECV_BITMAP: Final = 1 << 32  # skipped by count, never held
 PAGE_STATE_SEGMENT: Final = 1 << 16  # pages whose state is made together
 MAX_PAGE_STATE_SLACK: Final = 64 << 20  # bytes of page state beside one for each page record

@@ -153,23 +153,25 @@ def ascending(addresses: Pages) -> bool:
     return len(addresses) < 2 or bool((addresses[1:] > addresses[:-1]).all())
 
 
-def runs(addresses: Pages, page_size: int) -> Iterator[tuple[int, int]]:
+def runs(addresses: Pages, page_size: int) -> tuple[list[int], list[int]]:
     """Where runs of pages that stand side by side start and stop in ascending `addresses`."""
     cuts = (np.flatnonzero(np.diff(addresses) != page_size) + 1).tolist()
-    return zip([0, *cuts], [*cuts, len(addresses)], strict=True)
+    return [0, *cuts], [*cuts, len(addresses)]
 
 
 class RamFiles:
     """A show sink that writes each RAM block's pages into a sparse file of the block's length.
 
-    `names` are those of the files, in the order of the stream's blocks, and with the slash that a block's name
-    begins with if nothing else had to be changed. `problems` says which files are not complete and why. Pages that are neither whole nor zero are left as they were before: see `Unapplied`.
+    `names` are those of the files, in the order of the stream's blocks, and with the slash that a block's
+    name begins with if nothing else had to be changed. `problems` says which files are not complete and why.
+    Pages that are neither whole nor zero are left as they were before: see `Unapplied`.
     """
 
     def __init__(self, folder: Folder) -> None:
         self.names: list[str] = []
         self.problems: list[str] = []
         self._folder = folder
+        self._known: set[str] = set()
         self._paths: dict[str, str] = {}  # of the blocks that are being written
         self._written: dict[str, int] = {}  # behind the last byte ever written
         self._open: dict[str, int] = {}
@@ -182,10 +184,12 @@ class RamFiles:
         elif isinstance(event, RamBlocks):
             lengths = {block.name: block.length for block in event.blocks}
             for block, path in file_names(lengths).items():
-                self._paths[block] = path
-                self._guard(block, self._create, path, lengths[block])
-                if block in self._paths:
-                    self.names.append(block if block == f"/{path}" else path)
+                if block not in self._known:  # a list may come piece by piece, each with what came before
+                    self._known.add(block)
+                    self._paths[block] = path
+                    self._guard(block, self._create, path, lengths[block])
+                    if block in self._paths:
+                        self.names.append(block if block == f"/{path}" else path)
 
     def read(self, block: str, address: int, size: int) -> bytes | None:
         """Bytes of a block as they are now; None if the file could not be written."""
@@ -240,7 +244,7 @@ class RamFiles:
         stale = zero[zero < written]
         if len(stale):
             file = self._file(event.block)
-            for start, stop in runs(stale, event.page_size):
+            for start, stop in zip(*runs(stale, event.page_size), strict=True):
                 _clear(file, int(stale[start]), int(stale[stop - 1]) + event.page_size)
         addresses, bodies = addresses[normal], bodies[normal]
         if len(addresses):
@@ -249,14 +253,15 @@ class RamFiles:
 
     def _write_data(self, event: RamPages, addresses: Pages, bodies: list[int]) -> None:
         file, data, size = self._file(event.block), event.data, event.page_size
-        for start, stop in runs(addresses, size):
-            address = int(addresses[start])
-            for first in range(start, stop, MOST_BUFFERS):
-                pages = [data[at : at + size] for at in bodies[first : min(stop, first + MOST_BUFFERS)]]
-                written = os.pwritev(file, pages, address)
-                if written < len(pages) * size:
-                    _write_all(file, b"".join(pages)[written:], address + written)
-                address += len(pages) * size
+        for first in range(0, len(addresses), MOST_BUFFERS):
+            part = addresses[first : first + MOST_BUFFERS]
+            pages = [data[at : at + size] for at in bodies[first : first + MOST_BUFFERS]]
+            starts, stops = runs(part, size)
+            # the usual run is short: what is done for each is what extracting costs
+            for start, stop, address in zip(starts, stops, part[starts].tolist(), strict=True):
+                written = os.pwritev(file, pages[start:stop], address)
+                if written != (stop - start) * size:
+                    _write_all(file, b"".join(pages[start:stop])[written:], address + written)
 
 
 def _write_all(file: int, data: bytes, address: int) -> None:
