@@ -3,7 +3,6 @@
 import argparse
 import os
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import Final, TextIO
@@ -32,8 +31,8 @@ def analyze(options: argparse.Namespace) -> int:
         if options.extract:
             return _extract(source, options.output_dir)
         if memory:
-            return _state_with_memory(source, sys.stdout)
-        return _document(source, ScriptDocument(sys.stdout, options.dump), fields=options.dump == "state")
+            return _state_with_memory(source)
+        return _state(source) if options.dump == "state" else _description(source)
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -41,20 +40,31 @@ def analyze(options: argparse.Namespace) -> int:
         raise UsageError(f"{place}{error.strerror or error}") from error
 
 
-def _document(source: Source, document: ScriptDocument, *, fields: bool) -> int:
-    code = _decode(source, [document], fields=fields)
+def _state(source: Source) -> int:
+    document = ScriptDocument(sys.stdout)
+    code = _decode(source, [document], fields=True)
     return max(code, _finish(document))
 
 
-def _state_with_memory(source: Source, out: TextIO) -> int:
+def _description(source: Source) -> int:
+    document = ScriptDocument(sys.stdout, "desc")
+    code = max(_decode(source, [document]), _finish(document))
+    if not document.described:
+        code = max(code, _tell(["the stream holds no description of its device state"]))
+    return code
+
+
+def _state_with_memory(source: Source) -> int:
     """Pages are printed in the order in which they came first, as they were last: they have to wait."""
+    import tempfile  # which takes longer to load than most devices to decode
+
     with (
         tempfile.TemporaryDirectory(prefix="migsniff-") as path,
         Folder(path) as folder,
         closing(MemoryDump(folder)) as memory,
     ):
         unapplied = Unapplied()
-        document = ScriptDocument(out, "state", memory.write)
+        document = ScriptDocument(sys.stdout, "state", memory.write)
         code = _decode(source, [document, memory, unapplied], fields=True, contents=True)
         code = max(code, _finish(document))
         return max(code, _tell([*memory.problems, *unapplied.problems]))
@@ -89,7 +99,7 @@ def _writing(folder: Folder, name: str) -> Iterator[TextIO]:
             file.truncate(size - 1)
 
 
-def _decode(source: Source, sinks: list[Sink], *, fields: bool, contents: bool = False) -> int:
+def _decode(source: Source, sinks: list[Sink], *, fields: bool = False, contents: bool = False) -> int:
     pipeline = Pipeline(source.migration, session_for(source, fields=fields, contents=contents), sinks)
     code = decode(pipeline, source)
     verdict = pipeline.verdict
@@ -99,7 +109,7 @@ def _decode(source: Source, sinks: list[Sink], *, fields: bool, contents: bool =
 
 
 def _finish(document: ScriptDocument) -> int:
-    """Print a document; says what of the description cannot be printed."""
+    """Print a document; says why its description cannot be printed."""
     try:
         document.close()
     except StreamProblem as problem:

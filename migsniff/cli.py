@@ -66,8 +66,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.command == "read":
         from migsniff.offline import read
 
-        log = log_options(options)
-        return read(options.file or options.read_file, log, most=options.size)
+        return read(options.file or options.read_file, log_options(options))
     if options.command == "info":
         from migsniff.offline import info
 
@@ -210,16 +209,14 @@ def _add_log(parser: argparse.ArgumentParser) -> None:
         default=[],
         type=_autostop,
         metavar="duration:S|size:N",
-        help="end the log after S seconds of migration, or (when reading) N bytes of it, with suffix k, M, G",
+        help="end the log after S seconds or N bytes (suffix k, M, G) of migration",
     )
     log.add_argument("--section", action="append", metavar="NAME", help="only this section (repeatable)")
-    log.set_defaults(size=None)
 
 
 def log_options(options: argparse.Namespace) -> LogOptions:
     """What the user asked of the log."""
     stops = dict(options.autostop)
-    options.size = stops.get("size")
     return LogOptions(
         format=options.format,
         verbose=options.verbose,
@@ -228,6 +225,7 @@ def log_options(options: argparse.Namespace) -> LogOptions:
         sections=set(options.section) if options.section else None,
         count=options.count,
         duration=stops.get("duration"),
+        size=stops.get("size"),
         prefix=options.command == "proxy" and len(options.listen) > 1,
         color=sys.stdout.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb",
     )

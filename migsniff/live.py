@@ -322,7 +322,9 @@ class Migrations:
         live = self.running
         if live is None or (not live.open and live.ever_open):
             now = datetime.now(UTC)
-            live = self.running = self._start(f"{now:%Y%m%dT%H%M%SZ}-{token_hex(2)}", now, source, destination)
+            live = self.running = self._start(
+                f"{now:%Y%m%dT%H%M%SZ}-{token_hex(2)}", now, source, destination
+            )
         live.ever_open = True
         return live
 

@@ -12,14 +12,14 @@ from migsniff.show.log import Log, LogOptions
 from migsniff.show.stats import Stats
 
 
-def read(path: str, options: LogOptions, *, most: int | None = None) -> int:
+def read(path: str, options: LogOptions) -> int:
     """Print what the live log printed; returns the exit code."""
     source = open_source(path)
     log = Log(options, 1, blocking=True)
     log.begins(source.migration, source.start_time)
     pipeline = Pipeline(source.migration, session_for(source, fields=options.fields), [log])
     try:
-        return decode(pipeline, source, most=most)
+        return decode(pipeline, source)
     finally:
         log.close()
 
@@ -45,14 +45,14 @@ def session_for(source: Source, *, fields: bool = False, contents: bool = False)
     return Session(fields=fields, contents=contents, looks_like=lambda head: recognise(source.head or head))
 
 
-def decode(pipeline: Pipeline, source: Source, *, most: int | None = None) -> int:
+def decode(pipeline: Pipeline, source: Source) -> int:
     """Run a source through a pipeline to its verdict; returns the exit code.
 
     What can be read of a damaged capture is shown before the error is told.
     """
     damage: CaptureError | None = None
     try:
-        if not run(pipeline, source.arrivals(), most=most):
+        if not run(pipeline, source.arrivals()):
             return 0
     except CaptureError as error:
         damage = error

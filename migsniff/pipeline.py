@@ -67,17 +67,12 @@ class Pipeline:
         return 0 if self.verdict is not None and self.verdict.ok else 1
 
 
-def run(pipeline: Pipeline, arrivals: Iterable[Arrival], *, most: int | None = None) -> bool:
-    """Read all arrivals, or `most` bytes of them; False if a sink wanted no more before the end.
+def run(pipeline: Pipeline, arrivals: Iterable[Arrival]) -> bool:
+    """Read all arrivals; False if the sinks wanted no more before the end.
 
     Raises what reading raises (CaptureError), after everything before it has been shown.
     """
-    left = most
     for arrival in arrivals:
-        if left is not None and isinstance(arrival, Chunk):
-            if left <= 0:
-                return False
-            left -= len(arrival.data)
         for _ in pipeline.feed(arrival):
             if all(getattr(sink, "ended", False) for sink in pipeline.sinks):
                 return False

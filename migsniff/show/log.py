@@ -14,7 +14,7 @@ Format = Literal["text", "json", "ndjson"]
 
 @dataclass(frozen=True, slots=True)
 class LogOptions:
-    """What the user asked of the log. `count` records, `duration` µs of migration: then it ends."""
+    """What the user asked of the log. `count` records, `duration` µs or `size` bytes of migration end it."""
 
     format: Format = "text"
     verbose: bool = False
@@ -23,6 +23,7 @@ class LogOptions:
     sections: set[str] | None = None
     count: int | None = None
     duration: int | None = None
+    size: int | None = None
     prefix: bool = False
     color: bool = False
 
@@ -43,6 +44,7 @@ class Log:
         self._options = options
         self._left = options.count
         self._full = False
+        self._read: dict[tuple[str, str, str], int] = {}
         self._text: TextLog | None = None
         self._sink: TextLog | JsonLog
         if options.format == "text":
@@ -77,8 +79,13 @@ class Log:
 
     def show(self, migration: str, time: int, event: Event) -> None:
         """Write the record of one event."""
-        if self._options.duration is not None and time > self._options.duration:
+        options = self._options
+        if options.duration is not None and time > options.duration:
             self._full = True
+        if options.size is not None:
+            stream = migration, event.channel, event.direction
+            self._read[stream] = max(self._read.get(stream, 0), event.offset + event.size)
+            self._full = self._full or sum(self._read.values()) > options.size
         if not self.ended:
             self._sink.show(migration, time, event)
 
