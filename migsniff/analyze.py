@@ -8,6 +8,7 @@ from contextlib import closing, contextmanager
 from typing import Final, TextIO
 
 from migsniff.core.errors import StreamProblem, UsageError, problem_text
+from migsniff.core.events import Event, Finding, Undecodable, Verdict
 from migsniff.feed.files import Source, open_source
 from migsniff.offline import decode, session_for
 from migsniff.pipeline import Pipeline, Sink
@@ -29,15 +30,18 @@ def analyze(options: argparse.Namespace) -> int:
         raise UsageError(f"{escape(options.file)}: {problem_text('contents-missing')}")
     try:
         if options.extract:
-            return _extract(source, options.output_dir)
-        if memory:
-            return _state_with_memory(source)
-        return _state(source) if options.dump == "state" else _description(source)
+            code = _extract(source, options.output_dir)
+        elif memory:
+            code = _state_with_memory(source)
+        else:
+            code = _state(source) if options.dump == "state" else _description(source)
+        sys.stdout.flush()
     except BrokenPipeError:
         raise
     except OSError as error:
         place = f"{escape(str(error.filename))}: " if error.filename else ""
         raise UsageError(f"{place}{error.strerror or error}") from error
+    return code
 
 
 def _state(source: Source) -> int:
@@ -99,12 +103,29 @@ def _writing(folder: Folder, name: str) -> Iterator[TextIO]:
             file.truncate(size - 1)
 
 
+class Remarks:
+    """A show sink for the error lines: what does not fit in the stream, and the verdict unless it is good."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def show(self, migration: str, time: int, event: Event) -> None:
+        """Take note of findings and of the verdict, which repeats the one that ended decoding."""
+        if isinstance(event, Finding | Undecodable) and len(self.lines) <= PROBLEMS_SHOWN:
+            self.lines.append(f"{event.message}, at offset {event.offset} of {event.channel}")
+        elif isinstance(event, Verdict) and not event.ok:
+            self.lines = [line for line in self.lines if line not in event.message]
+            self.lines.append(f"{event.outcome}: {event.message}")
+
+    def close(self) -> None:
+        """Nothing is pending."""
+
+
 def _decode(source: Source, sinks: list[Sink], *, fields: bool = False, contents: bool = False) -> int:
-    pipeline = Pipeline(source.migration, session_for(source, fields=fields, contents=contents), sinks)
-    code = decode(pipeline, source)
-    verdict = pipeline.verdict
-    if verdict is not None and not verdict.ok:
-        print(f"migsniff: {verdict.outcome}: {escape(verdict.message)}", file=sys.stderr)
+    remarks = Remarks()
+    session = session_for(source, fields=fields, contents=contents)
+    code = decode(Pipeline(source.migration, session, [*sinks, remarks]), source)
+    _tell(remarks.lines)
     return code
 
 
@@ -119,8 +140,11 @@ def _finish(document: ScriptDocument) -> int:
 
 def _tell(problems: list[str]) -> int:
     """A line on standard error for each problem, but not for thousands of them; 1 if there are any."""
-    for problem in problems[:PROBLEMS_SHOWN]:
+    *others, last = problems or [""]
+    for problem in others[: PROBLEMS_SHOWN - 1]:
         print(f"migsniff: {escape(problem)}", file=sys.stderr)
-    if len(problems) > PROBLEMS_SHOWN:
-        print(f"migsniff: and {len(problems) - PROBLEMS_SHOWN} more like these", file=sys.stderr)
+    if len(others) >= PROBLEMS_SHOWN:
+        print("migsniff: and more like these", file=sys.stderr)
+    if last:
+        print(f"migsniff: {escape(last)}", file=sys.stderr)
     return 1 if problems else 0

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from migsniff.core.errors import StreamProblem
-from migsniff.core.events import Event, MultifdPacket, RamBlocks, RamPages
+from migsniff.core.events import Event, MultifdPacket, RamBlocks, RamPages, RamSection
 from migsniff.show.script import INDENT
 from migsniff.show.words import escape, several
 
@@ -338,13 +338,15 @@ class Unapplied:
     def __init__(self) -> None:
         self._states = PageStates()
         self._blocks: set[str] = set()
-        self._multifd = 0
+        self._multifd = self._flushes = 0
         self._problems: list[str] = []
 
     def show(self, migration: str, time: int, event: Event) -> None:
         """Take note of page records."""
         if isinstance(event, MultifdPacket):
             self._multifd += event.normal + event.zero
+        elif isinstance(event, RamSection):
+            self._flushes += event.multifd_flushes
         elif isinstance(event, RamPages) and not self._problems:
             usable = event.normal | event.zero
             if event.block in self._blocks or not usable.all():
@@ -364,6 +366,8 @@ class Unapplied:
             problems.append(f"{several(missing, 'page')} came last as XBZRLE or compressed: not applied yet")
         if self._multifd:
             problems.append(f"{several(self._multifd, 'page')} came over multifd channels: not applied yet")
+        elif self._flushes:
+            problems.append("pages went over multifd channels, which are not in this file")
         return problems
 
     def close(self) -> None:
