@@ -35,16 +35,18 @@ class JsonLog:
         self._array = array
         self._sections = sections
         self._began = False
+        self._migration: str | None = None
 
     def show(self, migration: str, time: int, event: Event) -> None:
         """Write the record of one event; runs of pages have no record."""
         if isinstance(event, RamPages) or not selected(self._sections, event):
             return
+        self._migration = migration
         self._write(self._element(object_text(migration, time, event)))
 
     def dropped(self, count: int) -> str:
         """The record that says how many records are missing here because the log was read too slowly."""
-        return self._element(f'{{"type":"dropped","count":{count}}}')
+        return self._element(json.dumps({"migration": self._migration, "type": "dropped", "count": count}))
 
     def close(self) -> None:
         """End the array."""
