@@ -106,7 +106,7 @@ class Folder:
         with self._parent(path, make=True) as (parent, name):
             with suppress(FileNotFoundError):
                 if not stat.S_ISREG(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
-                    raise FileExistsError("it exists, and is no regular file")
+                    raise FileExistsError(errno.EEXIST, "it exists, and is no regular file", path)
                 os.unlink(name, dir_fd=parent)
             return os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600, dir_fd=parent)
 
