@@ -33,7 +33,7 @@ ENCODED_MAX: Final = 200
 ZEROES: Final = bytes(1 << 16)
 
 SEGMENT: Final = 4096  # pages whose state is made together
-MAX_STATE_SLACK: Final = 64 << 20  # bytes of page state beside one for each page record
+MAX_STATE_SLACK: Final = 16 << 20  # bytes of page state beside one for each page record
 UNSENT, DATA, ZERO, MISSING = 0, 1, 2, 3
 
 Pages = NDArray[np.uint64]
