@@ -14,6 +14,7 @@ from migsniff.core.context import Context, SectionFacts
 from migsniff.core.errors import StreamProblem, problem_text
 from migsniff.core.events import Data, DeviceSection, Event, Field, Finding
 from migsniff.core.messages import COMMANDS
+from migsniff.core.text import printable
 from migsniff.core.vmdesc import Budget, Description, DeviceDescription, opaque, walk
 from migsniff.core.wire import (
     MAX_DEVICE_STATE,
@@ -26,7 +27,7 @@ from migsniff.core.wire import (
 
 FOOTER_SIZE: Final = 5
 # Where a section without a footer may end: the beginning of a FULL section, or the EOF and the description.
-NEXT_ITEM: Final = re.compile(rb"\x04.{4}[^\x00][ -~]|\x00\x06", re.DOTALL)
+NEXT_ITEM: Final = re.compile(rb"\x04.{4}[^\x00][ -~]|\x00\x06.{4}\{", re.DOTALL)
 # In a package also a command that can follow device state: PING or POSTCOPY_RUN.
 NEXT_IN_PACKAGE: Final = re.compile(NEXT_ITEM.pattern + rb"|\x08\x00[\x02\x05]\x00", re.DOTALL)
 NEXT_SIZE: Final = 7  # bytes of the longest match
@@ -320,12 +321,14 @@ def plausible(behind: bytes | bytearray, context: Context, seen: set[int], *, en
         return True if ended else None
     kind = behind[0]
     if kind in (ItemType.SECTION_FULL, ItemType.SECTION_START):
-        if len(behind) >= 6 and not behind[5]:
-            return False
-        if len(behind) < 6 or len(behind) < 14 + behind[5]:
+        if len(behind) < 6:
             return ended or None
-        header = parse_header(behind)
-        return header is not None and header[0].section_id not in seen
+        name = behind[6 : 6 + behind[5]]
+        if not behind[5] or not printable(name) or U32.unpack_from(behind, 1)[0] in seen:
+            return False
+        if len(behind) < 14 + behind[5]:
+            return ended or None
+        return parse_header(behind) is not None
     if kind in (ItemType.SECTION_PART, ItemType.SECTION_END):
         if len(behind) < 5:
             return ended or None
@@ -356,6 +359,6 @@ def parse_header(data: bytes | bytearray | memoryview) -> tuple[SectionFacts, in
     idstr = bytes(data[6 : 6 + data[5]])
     (section_id,) = U32.unpack_from(data, 1)
     instance_id, version_id = U32.unpack_from(data, length - 8)[0], U32.unpack_from(data, length - 4)[0]
-    if version_id >= 0x10000 or not all(0x20 <= b < 0x7F for b in idstr):
+    if version_id >= 0x10000 or not printable(idstr):
         return None
     return SectionFacts(section_id, idstr.decode("ascii"), instance_id, version_id), length

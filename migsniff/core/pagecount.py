@@ -92,7 +92,7 @@ class PageCounter:
         self.words.append(word)
         if length is not None:
             self.lengths.append(length)
-        self.count_batches()
+        self.count_batch()
 
     def one(self, block: GuestBlock, page: int, kind: str, size: int, at: int) -> None:
         """Count one record of `size` bytes at wire offset `at`, behind those collected."""
@@ -106,15 +106,17 @@ class PageCounter:
         tally.span(page * memory.page_size, page * memory.page_size)
         memory.position = (block.index, page)
 
-    def count_batches(self) -> None:
-        """Count whole batches of what was collected."""
-        while len(self.words) >= BATCH:
-            words, lengths = self.words[BATCH:], self.lengths
-            self.words = self.words[:BATCH]
-            variable = int(np.count_nonzero(np.frombuffer(self.words, np.uint64) & np.uint64(XBZRLE)))
-            self.lengths = lengths[:variable]
-            end = self._count_collected()
-            self.words, self.lengths, self.start, self.name_size = words, lengths[variable:], end, 0
+    def count_batch(self) -> bool:
+        """Count a batch of what was collected; False if there is no whole one."""
+        if len(self.words) < BATCH:
+            return False
+        words, lengths = self.words[BATCH:], self.lengths
+        self.words = self.words[:BATCH]
+        variable = int(np.count_nonzero(np.frombuffer(self.words, np.uint64) & np.uint64(XBZRLE)))
+        self.lengths = lengths[:variable]
+        end = self._count_collected()
+        self.words, self.lengths, self.start, self.name_size = words, lengths[variable:], end, 0
+        return True
 
     def flush(self) -> None:
         """Count all that was collected."""
@@ -125,18 +127,21 @@ class PageCounter:
     def _count_collected(self) -> int:
         """Count what was collected; returns the wire offset behind it."""
         if len(self.words) <= FEW:
-            return self._count_few()
+            return self._count_each()
         block, memory = self.block, self.memory
         assert block is not None
         batch = np.frombuffer(self.words, np.uint64)
         pages = batch >> np.uint64(memory.page_size.bit_length() - 1)
-        if memory.ordered and bool((pages[1:] > pages[:-1]).all()):
+        back = np.flatnonzero(pages[1:] <= pages[:-1]) + 1
+        if memory.ordered and not len(back):
             if memory.pass_ends_before(block, int(pages[0])):
                 self.passed.append(self.end_pass(self.start, final=False))
             return self.start + self._count(block, batch, pages, self.lengths, self.name_size)
-        return self._count_runs(block, batch, pages)
+        if len(back) * FEW > len(pages):
+            return self._count_each()
+        return self._count_runs(block, batch, pages, [*back.tolist(), len(pages)])
 
-    def _count_few(self) -> int:
+    def _count_each(self) -> int:
         block, page_size, at = self.block, self.memory.page_size, self.start
         assert block is not None
         deltas = iter(self.lengths)
@@ -153,14 +158,15 @@ class PageCounter:
             name_size = 0
         return at
 
-    def _count_runs(self, block: GuestBlock, batch: NDArray[np.uint64], pages: NDArray[np.uint64]) -> int:
+    def _count_runs(
+        self, block: GuestBlock, batch: NDArray[np.uint64], pages: NDArray[np.uint64], cuts: list[int]
+    ) -> int:
         """Count a batch in which addresses go back: run by run, ending a pass where one ends."""
         memory = self.memory
         headers, bodies = layout(batch, self.lengths, memory.page_size)
         ends = np.cumsum(headers + bodies) + np.uint64(self.start + self.name_size)
         deltas = np.cumsum((batch & np.uint64(XBZRLE)) != 0)
         low, at = 0, self.start
-        cuts = [*(np.flatnonzero(pages[1:] <= pages[:-1]) + 1).tolist(), len(pages)]
         for cut in cuts:
             while low < cut:
                 high = cut

@@ -66,7 +66,7 @@ def infer_page_size(head: bytes, memory: GuestMemory, *, contents: bool, final: 
     if len(fitting) > 1 and read != fitting and not final:
         return None
     # records without contents fit every size that divides their addresses: the largest is the true one
-    return max(read or fitting)
+    return max(read or (fitting if contents else [0]))
 
 
 def _try(head: bytes, memory: GuestMemory, page_size: int, contents: int) -> tuple[bool | None, int]:

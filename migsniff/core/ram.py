@@ -18,7 +18,7 @@ from migsniff.core.bytequeue import ByteQueue, Steps
 from migsniff.core.context import Context
 from migsniff.core.errors import StreamProblem
 from migsniff.core.events import BlockPages, Event, PageCounts, RamPages
-from migsniff.core.pagecount import BATCH, PageCounter, layout
+from migsniff.core.pagecount import PageCounter, layout
 from migsniff.core.pages import PAGE_ENCODINGS, GuestBlock
 from migsniff.core.pagesize import find_page_size
 from migsniff.core.text import readable
@@ -69,8 +69,9 @@ class RamReader:
                 if self._lent:
                     yield from self._lent
                     self._lent.clear()
-                if self.counter.passed:
-                    yield from self._passed()
+                while self.counter.count_batch():
+                    if self.counter.passed:
+                        yield from self._passed()
             if not (yield from self._record(start=start)):
                 break
         counts = self.counter.end_section()
@@ -150,8 +151,6 @@ class RamReader:
         if self.context.want_contents:
             self._lend(block, words[collected:], lengths[variable:], size)
             counter.flush()
-        elif len(words) >= BATCH:
-            counter.count_batches()
         at = queue.at + size
         queue.advance(pos - begin)
         queue.at = at

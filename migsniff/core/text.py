@@ -8,10 +8,15 @@ def readable(name: bytes) -> str:
     return "".join(chr(b) if 0x20 <= b < 0x7F and b != 0x5C else f"\\x{b:02x}" for b in name)
 
 
+def printable(name: bytes | bytearray) -> bool:
+    """Whether a name is printable ASCII, as all are that QEMU writes."""
+    return name.isascii() and name.decode("ascii").isprintable()
+
+
 def checked(name: bytes, what: str) -> str:
     """A name that QEMU writes in printable ASCII; StreamProblem if it is anything else."""
     if not name:
         raise StreamProblem("string-empty", what=what)
-    if not all(0x20 <= b < 0x7F for b in name):
+    if not printable(name):
         raise StreamProblem("string-text", what=what, found=readable(name))
     return name.decode("ascii")
