@@ -8,10 +8,13 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import migsniff
 from migsniff.core.errors import CaptureError, UsageError
-from migsniff.show.log import LogOptions
+
+if TYPE_CHECKING:
+    from migsniff.show.log import LogOptions
 
 FINE, BAD, USAGE, BUG = 0, 1, 2, 3
 COMMANDS = ("proxy", "read", "info", "analyze", "demo")
@@ -25,6 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = _parser().parse_args(arguments)
     except SystemExit as end:
         return int(end.code or 0)
+    # numpy brings a library that starts a thread for each processor, for mathematics that nobody does here
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     try:
         return _run(options)
     except UsageError as error:
@@ -214,8 +219,10 @@ def _add_log(parser: argparse.ArgumentParser) -> None:
     log.add_argument("--section", action="append", metavar="NAME", help="only this section (repeatable)")
 
 
-def log_options(options: argparse.Namespace) -> LogOptions:
+def log_options(options: argparse.Namespace) -> "LogOptions":
     """What the user asked of the log."""
+    from migsniff.show.log import LogOptions
+
     stops = dict(options.autostop)
     return LogOptions(
         format=options.format,

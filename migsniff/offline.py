@@ -1,19 +1,22 @@
 """Reading later: the log of a capture or dump, and the summary."""
 
 import sys
+from typing import TYPE_CHECKING
 
 from migsniff.core.errors import CaptureError
 from migsniff.core.session import Session
 from migsniff.feed.files import Source, open_source
 from migsniff.feed.recognise import recognise
 from migsniff.pipeline import Pipeline, run
-from migsniff.show.info import render_info
-from migsniff.show.log import Log, LogOptions
-from migsniff.show.stats import Stats
+
+if TYPE_CHECKING:
+    from migsniff.show.log import LogOptions
 
 
-def read(path: str, options: LogOptions) -> int:
+def read(path: str, options: "LogOptions") -> int:
     """Print what the live log printed; returns the exit code."""
+    from migsniff.show.log import Log
+
     source = open_source(path)
     log = Log(options, 1, blocking=True)
     log.begins(source.migration, source.start_time)
@@ -26,6 +29,9 @@ def read(path: str, options: LogOptions) -> int:
 
 def info(path: str, *, as_json: bool) -> int:
     """Print the one-screen summary; returns the exit code."""
+    from migsniff.show.info import render_info
+    from migsniff.show.stats import Stats
+
     source = open_source(path)
     stats = Stats()
     pipeline = Pipeline(source.migration, session_for(source), [], stats)
