@@ -48,7 +48,7 @@ def _filling() -> Iterator[None]:
     """Sessions made and used in here take page contents for granted, and read record by record."""
     with (
         mock.patch("migsniff.core.session.ByteQueue", FillingQueue),
-        mock.patch("migsniff.core.ram.RamReader._scan"),
+        mock.patch("migsniff.core.ram.RamReader._scan", return_value=False),
     ):
         yield
 
