@@ -23,8 +23,6 @@ from migsniff.feed.connection import LegName
 from migsniff.pipeline import Pipeline
 
 TURN: Final = 0.001  # seconds of this thread's own time for decoding before the loop may forward again
-SLICE_LEAST: Final = 16 << 10
-SLICE_MOST: Final = 1 << 20
 MAX_BEHIND: Final = 64 << 20  # bytes that wait for decoding before it is given up
 
 
@@ -62,10 +60,8 @@ class LiveMigration:
         self._zero = time.monotonic_ns()
         self._queue: deque[Arrival | Note] = deque()
         self._behind = 0
-        self._current: Chunk | None = None  # what is left of the chunk that is being decoded
-        self._slice: Chunk | None = None
+        self._chunk: Chunk | None = None  # that is being decoded
         self._running: Generator[None, None, None] | None = None
-        self._slice_size = SLICE_MOST
         self._scheduled = False
         self._finished = False
 
@@ -96,11 +92,8 @@ class LiveMigration:
         if self._busy:
             self._enqueue(arrival)
             return
-        self._begin(arrival)
+        self._running = self._take(arrival)
         self._turn()
-        if self._current is not None:
-            self._current = _owned(self._current)
-            self._behind += len(self._current.data)
 
     def _enqueue(self, arrival: Arrival | Note) -> None:
         if isinstance(arrival, Chunk):
@@ -114,7 +107,7 @@ class LiveMigration:
 
     @property
     def _busy(self) -> bool:
-        return self._running is not None or self._current is not None or bool(self._queue)
+        return self._running is not None or bool(self._queue)
 
     def _turn(self) -> None:
         """Work for about a millisecond, and come back for the rest."""
@@ -124,7 +117,8 @@ class LiveMigration:
             self._guarded(deadline)
             if time.thread_time() > deadline:
                 break
-        if self._busy and not self._scheduled:
+        ending = not self.open and not self._finished
+        if (self._busy or ending) and not self._scheduled:
             self._scheduled = True
             asyncio.get_running_loop().call_soon(self._turn)
 
@@ -141,20 +135,18 @@ class LiveMigration:
         for _ in self._running:
             if time.thread_time() > deadline:
                 self.pipeline.session.detach()
-                if self._slice is not None:
-                    self._slice = _owned(self._slice)
+                if self._chunk is not None:
+                    self._chunk = _owned(self._chunk)
                 return
         self._running = None
 
     def _next(self) -> bool:
         """Begin with what comes next; False if there is nothing."""
-        if self._current is not None:
-            self._begin_slice()
-        elif self._queue:
+        if self._queue:
             arrival = self._queue.popleft()
             if isinstance(arrival, Chunk):
                 self._behind -= len(arrival.data)
-            self._begin(arrival)
+            self._running = self._take(arrival)
         elif not self.open and not self._finished:
             self._finished = True
             self._running = self._finish()
@@ -162,54 +154,34 @@ class LiveMigration:
             return False
         return True
 
-    def _begin(self, arrival: Arrival | Note) -> None:
-        if isinstance(arrival, Chunk):
-            self._current = arrival
-            self._begin_slice()
-        else:
-            self._running = self._other(arrival)
-
-    def _begin_slice(self) -> None:
-        """Cut off as much of the current chunk as takes about a turn to decode."""
-        chunk = self._current
-        assert chunk is not None
-        size = len(chunk.data)
-        if size > self._slice_size:
-            data = memoryview(chunk.data)
-            rest = data[self._slice_size :]
-            self._current = msgspec.structs.replace(chunk, data=rest)
-            chunk = msgspec.structs.replace(chunk, data=data[: self._slice_size], end=chunk.end - len(rest))
-        else:
-            self._current = None
-        self._slice = chunk
-        self._running = self._decode(chunk)
-
     # ------------------------------------------------------------ what there is to do
 
-    def _decode(self, chunk: Chunk) -> Generator[None, None, None]:
-        began = time.thread_time()
-        events = self.pipeline.events
-        if not self._dead:
-            yield from self.pipeline.feed(chunk)
-        if self.capture is not None and self._slice is not None:
-            name = self.pipeline.session.channel(chunk.connection)
-            self._save(self.capture, self._slice, name, events != self.pipeline.events)
-        self._slice = None
-        took = time.thread_time() - began
-        if took > TURN:
-            self._slice_size = max(SLICE_LEAST, self._slice_size // 2)
-        elif took < TURN / 3 and len(chunk.data) >= self._slice_size:
-            self._slice_size = min(SLICE_MOST, self._slice_size * 2)
+    def _take(self, arrival: Arrival | Note) -> Generator[None, None, None]:
+        return self._decode(arrival) if isinstance(arrival, Chunk) else self._other(arrival)
 
-    def _save(self, capture: CaptureWriter, chunk: Chunk, name: str | None, has_events: bool) -> None:
-        """Hand a decoded chunk to the capture, with what may not be kept of it."""
+    def _decode(self, chunk: Chunk) -> Generator[None, None, None]:
+        events = self.pipeline.events
+        self._chunk = chunk
+        decoded = False
+        try:
+            if not self._dead:
+                yield from self.pipeline.feed(chunk)
+                decoded = True
+        finally:  # whatever happened, these bytes went over the wire
+            if self.capture is not None:
+                self._save(self.capture, self._chunk, events != self.pipeline.events, decoded)
+            self._chunk = None
+
+    def _save(self, capture: CaptureWriter, chunk: Chunk, has_events: bool, decoded: bool) -> None:
+        """Hand a chunk to the capture, with what may not be kept of it: all, if it was not decoded."""
         session = self.pipeline.session
-        if self._dead:
-            nothing = [(chunk.end - len(chunk.data), chunk.end)]
-            capture.chunk(chunk, name or f"unknown-{chunk.connection}", nothing, has_events)
+        if not decoded:
+            everything = [(chunk.end - len(chunk.data), chunk.end)]
+            capture.chunk(chunk, f"unknown-{chunk.connection}", everything, has_events)
             return
         if page_size := session.learned_page_size():
             capture.learned(Learned(chunk.time, chunk.connection, page_size))
+        name = session.channel(chunk.connection)
         capture.chunk(chunk, name, session.omitted, has_events, session.settled)
 
     def _other(self, arrival: Arrival | Note) -> Generator[None, None, None]:

@@ -3,7 +3,7 @@
 from collections.abc import Generator, Iterable
 from typing import Protocol
 
-from migsniff.core.events import Arrival, Chunk, Event, Undecodable, Verdict
+from migsniff.core.events import BREATH, Arrival, Chunk, Event, Undecodable, Verdict
 from migsniff.core.session import Session
 from migsniff.show.stats import Stats
 
@@ -50,6 +50,9 @@ class Pipeline:
     def show(self, events: Iterable[Event], time: int) -> Generator[None, None, None]:
         """Show events of one moment."""
         for event in events:
+            if event is BREATH:
+                yield
+                continue
             self.events += 1
             if isinstance(event, Verdict):
                 self.verdict = event

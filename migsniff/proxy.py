@@ -129,6 +129,7 @@ class Proxy:
         session = Session(
             fields=self.log is not None and self._log_options.fields,
             note_omitted=not options.no_save,
+            breathe=True,
             budget=self._budget,
             looks_like=recognise,
         )

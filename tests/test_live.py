@@ -66,7 +66,7 @@ class Bench:
                 on_problem=self.said.append, **writing,
             )  # fmt: skip
         return LiveMigration(
-            Pipeline(migration, self.session(note_omitted=True), [self.sink], Stats()),
+            Pipeline(migration, self.session(note_omitted=True, breathe=True), [self.sink], Stats()),
             capture,
             say=self.said.append,
             done=self._done,

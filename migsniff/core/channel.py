@@ -37,7 +37,8 @@ class Reader(Protocol):
 class DirectionDecoder:
     """Feeds a parser and turns what it cannot read into events.
 
-    After an error, or behind the parser's end, bytes are only counted. `problem` is the first error.
+    After an error, or behind the parser's end, bytes are only counted. `problem` is the error,
+    `problem_where` what was being read.
     """
 
     def __init__(self, channel: str, direction: Direction, queue: ByteQueue) -> None:
@@ -47,6 +48,7 @@ class DirectionDecoder:
         self.reader: Reader | None = None
         self.steps: Steps | None = None
         self.problem: StreamProblem | None = None
+        self.problem_where = ""
         self.opaque_from = 0
         self.opaque_as = "bytes of an unknown protocol"
 
@@ -104,8 +106,8 @@ class DirectionDecoder:
         self.queue.discard()
 
     def _give_up(self, problem: StreamProblem) -> Undecodable:
-        self.problem = self.problem or problem
         where = self.reader.where if self.reader else ""
+        self.problem, self.problem_where = problem, where
         offset = self.queue.mark
         size = max(0, self.queue.at - offset)
         self._count_only("bytes behind an error", self.queue.at)

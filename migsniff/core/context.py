@@ -34,6 +34,8 @@ class Context:
     colo: bool = False
     want_contents: bool = False
     want_fields: bool = False
+    breathe: bool = False
+    """Whether BREATH is wanted in long stretches without an event."""
 
     def know_page_size(self, size: int, source: str) -> None:
         """The first to know the page size decides it (the order of sources is that of the stream)."""

@@ -88,6 +88,10 @@ class Event(msgspec.Struct, frozen=True, tag_field="type", kw_only=True):
     size: int
 
 
+BREATH: Event = Event(channel="", direction="fwd", offset=0, size=0)
+"""No record: in a long stretch without one, the moment for whoever has other things to do as well."""
+
+
 class ChannelFound(Event, frozen=True, tag="channel", kw_only=True):
     """The first bytes told what a connection is; `channel` is its name from here on.
 

@@ -17,7 +17,7 @@ from migsniff.core.blocklist import read_block_list
 from migsniff.core.bytequeue import ByteQueue, Steps
 from migsniff.core.context import Context
 from migsniff.core.errors import StreamProblem
-from migsniff.core.events import BlockPages, Event, PageCounts, RamPages
+from migsniff.core.events import BREATH, BlockPages, Event, PageCounts, RamPages
 from migsniff.core.pagecount import PageCounter, layout
 from migsniff.core.pages import PAGE_ENCODINGS, GuestBlock
 from migsniff.core.pagesize import find_page_size
@@ -31,6 +31,7 @@ CONTINUE, HOOK = int(RamFlag.CONTINUE), int(RamFlag.HOOK)
 KINDS = ZERO | PAGE | XBZRLE | int(RamFlag.COMPRESS_PAGE)
 WORD = 8
 Summary = tuple[PageCounts, tuple[BlockPages, ...]]
+ENOUGH = 4096  # records after which others may have their turn: about a millisecond
 MANY = 64  # records from which arrays are worth their overhead
 
 
@@ -64,15 +65,19 @@ class RamReader:
         self.flushes = 0
         self.counter.begin_section()
         while True:
+            more = False
             if self.block is not None:
-                self._scan()
+                more = self._scan()
                 if self._lent:
                     yield from self._lent
                     self._lent.clear()
                 while self.counter.count_batch():
                     if self.counter.passed:
                         yield from self._passed()
-            if not (yield from self._record(start=start)):
+            if more:
+                if self.context.breathe:
+                    yield BREATH
+            elif not (yield from self._record(start=start)):
                 break
         counts = self.counter.end_section()
         yield from self._passed()
@@ -89,8 +94,11 @@ class RamReader:
 
     # ------------------------------------------------------------ the hot loop
 
-    def _scan(self) -> None:
-        """Walk the common records that stand complete in the current piece, and collect their words."""
+    def _scan(self) -> bool:
+        """Walk the common records that stand complete in the current piece, and collect their words.
+
+        True if it stopped because that is enough for now.
+        """
         queue, counter, block = self.queue, self.counter, self.block
         assert block is not None
         page_size = self.memory.page_size
@@ -106,7 +114,10 @@ class RamReader:
         append = words.append
         pos, last = begin, end - WORD
         before = begin  # where the last record with contents begins
-        while pos <= last:
+        enough = False
+        for _ in range(ENOUGH):
+            if pos > last:
+                break
             (word,) = unpack(data, pos)
             if word >= limit:
                 break
@@ -132,8 +143,10 @@ class RamReader:
                 pos += 11 + length if whole else 11
             else:
                 break
+        else:
+            enough = True
         if len(words) == collected:
-            return
+            return False
         size = pos - begin if whole else self._wire_size(words[collected:], lengths[variable:])
         if pos > end or (not whole and not self._contents_came(size, words[-1])):
             # the contents of the last record have not all come: `_record` waits for them
@@ -143,7 +156,7 @@ class RamReader:
                 size -= WORD + page_size
             pos = before
         if len(words) == collected:
-            return
+            return False
         if not collected:
             counter.block, counter.start = block, queue.at
         if queue.omitted is not None:
@@ -154,6 +167,7 @@ class RamReader:
         at = queue.at + size
         queue.advance(pos - begin)
         queue.at = at
+        return enough
 
     def _wire_size(self, words: "array[int]", lengths: "array[int]") -> int:
         """Bytes that records took on the wire, contents included."""

@@ -61,7 +61,8 @@ class Session:
 
     `fields`: device state is decoded to fields. `contents`: page contents are handed out (RamPages); the
     arrivals must hold them. `omitted`: after each chunk the property of that name tells what a stripped
-    capture must leave out. `looks_like` names what the first bytes of a file are that is no stream.
+    capture must leave out. `looks_like` names what the first bytes of a file are that is no stream. With
+    `breathe` BREATH comes between events about once a millisecond, for callers with other things to do.
     """
 
     def __init__(
@@ -70,10 +71,11 @@ class Session:
         fields: bool = False,
         contents: bool = False,
         note_omitted: bool = False,
+        breathe: bool = False,
         budget: DeviceStateBudget | None = None,
         looks_like: Callable[[bytes], str | None] = lambda head: None,
     ) -> None:
-        self.context = Context(want_contents=contents, want_fields=fields)
+        self.context = Context(want_contents=contents, want_fields=fields, breathe=breathe)
         self.budget = budget or DeviceStateBudget()
         self.looks_like = looks_like
         self.note_omitted = note_omitted

@@ -68,6 +68,7 @@ class MainReader:
         self.finished = False  # EOF has been read: nothing is missing if the stream ends now
         self.described = False
         self.at_footer = False
+        self.switched = False  # the last sections begin: the source has stopped its guest
 
     @property
     def where(self) -> str:
@@ -76,8 +77,11 @@ class MainReader:
 
     @property
     def between_iterations(self) -> bool:
-        """Whether the last RAM section was complete but for its footer: where a source stops by itself."""
-        return self.item == "between sections" or self.at_footer
+        """Whether all sections are complete but for a footer, and more iterations were to come.
+
+        There a source stops by itself when its migration is cancelled.
+        """
+        return not self.switched and (self.item == "between sections" or self.at_footer)
 
     def run(self) -> Steps:
         """A whole stream."""
@@ -240,6 +244,7 @@ class MainReader:
         if facts is None:
             raise StreamProblem("section-unknown", kind=KINDS[kind], section_id=section_id)
         queue.advance(5)
+        self.switched = self.switched or kind == ItemType.SECTION_END
         self.item = f"section {facts.idstr} instance {facts.instance_id} ({KINDS[kind]})"
         yield from self._live(kind, facts, start, None)
 
@@ -374,6 +379,7 @@ class MainReader:
         elif command == Command.PACKAGED and isinstance(length := arguments.get("length"), int):
             if limit is not None:
                 raise StreamProblem("package-depth")
+            self.switched = True
             yield Package(channel=self.channel, direction="fwd", offset=queue.at, size=0, length=length)
             yield from self._items(queue.at + length)
 

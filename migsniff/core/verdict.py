@@ -57,17 +57,11 @@ def judge(connections: Sequence["Connection"], looks_like: Callable[[bytes], str
     shut = main.return_path.shut if main.return_path else None
     ending = _ending(main, first, shut)
     if decoder.problem is not None:
-        return (
-            False,
-            "undecodable",
-            f"{decoder.problem.text}, at offset {decoder.queue.mark} of {main.name}",
-            offset,
-        )
+        place = f"at offset {decoder.queue.mark} of {main.name}, {located(decoder.problem_where)}"
+        return False, "undecodable", f"{decoder.problem.text}, {place}; {ending}", offset
     if main.main.finished and decoder.steps is None:
         return _finished(main, first, shut, ending, offset)
     place = f"at offset {offset} of {main.name}, {located(decoder.where)}"
-    if main.main.finished and not main.main.described and decoder.where.startswith("behind the end"):
-        return _finished(main, first, shut, ending, offset)
     if first is None:
         return False, "truncated", f"the stream ends {place}", offset
     if first.how == "refused":
@@ -93,6 +87,8 @@ def _without_main(
     if names:
         counted = sum(c.queues["fwd"].wire_end for c in connections)
         return True, "opaque", f"TLS: {counted} bytes were forwarded and cannot be decoded", counted
+    if others := [c.name for c in connections if c.role in ("multifd", "preempt")]:
+        return False, "truncated", f"a main channel never came, only {', '.join(map(str, others))}", 0
     for connection in connections:
         if connection.head:
             found = looks_like(connection.head)
@@ -112,9 +108,13 @@ def _finished(
         return False, "failed", f"{sent}, then the destination reported an error; {ending}", offset
     if shut == 0:
         return True, "completed", f"{sent}, and the destination confirmed that it runs (SHUT 0)", offset
-    by_destination = first is not None and first.by == "destination"
+    broken = [
+        end for end in main.ends if end.by == "destination" and end.how in ("reset", "error", "timeout")
+    ]
+    if broken:  # also behind the source's own end: a destination that has loaded everything just closes
+        return False, "failed", f"{sent}, then {broken[0]}; {_said(main, shut)}", offset
     spoke = main.queues["rev"].wire_end > 0
-    if by_destination and first is not None and (spoke or first.how in ("reset", "error", "timeout")):
+    if spoke and first is not None and first.by == "destination":
         return False, "failed", f"{sent}, then {ending}", offset
     if not main.main.context.return_path:
         return True, "completed", f"{sent}; without a return path nothing tells whether it was loaded", offset
