@@ -1,0 +1,234 @@
+"""The one line at the end: what was sent, who closed and how, what the return path said."""
+
+import re
+from dataclasses import dataclass
+
+import pytest
+
+from migsniff.core.events import Direction, Ended, EndKind, Party
+from migsniff.core.session import Session
+from migsniff.core.wire import Command
+from tests import catalogue, streams
+from tests.catalogue import SMALL_BLOCKS, SMALL_HEAD, STREAMS, page
+from tests.playing import Stream, arrivals, decode, play, verdict
+from tests.streams import EOF, command, ping, pong, shut
+
+HEAD = len(SMALL_HEAD)
+WITH_RETURN_PATH = command(Command.OPEN_RETURN_PATH) + ping(1)
+START = streams.ram_start(SMALL_BLOCKS)
+PART = streams.ram_part(page(0, b"ram"), page(256), page(512))
+FIRST_PASSES = START + PART + streams.ram_part(page(0))
+COMPLETE = catalogue.passes() + streams.states() + EOF + streams.described(page_size=256)
+BIG = streams.ram_start({b"ram": 1 << 30}) + streams.ram_part(
+    page(0, b"ram"), *(page(256 * i) for i in range(1, 20_000))
+)
+
+
+def ended(
+    direction: Direction, how: EndKind, by: Party, error: str | None = None, connection: int = 0
+) -> Ended:
+    return Ended(0, connection, direction, how, by, error)
+
+
+SOURCE_EOF = (ended("fwd", "eof", "source"), ended("rev", "eof", "destination"))
+SOURCE_RESET = (ended("fwd", "reset", "source", "ECONNRESET"), ended("rev", "closed", "proxy"))
+DESTINATION_RESET = (ended("rev", "reset", "destination", "ECONNRESET"), ended("fwd", "closed", "proxy"))
+DESTINATION_EOF = (ended("rev", "eof", "destination"), ended("fwd", "eof", "source"))
+REFUSED = (ended("rev", "refused", "destination", "ECONNREFUSED"), ended("fwd", "closed", "proxy"))
+
+
+@dataclass
+class Case:
+    forward: bytes
+    back: bytes
+    ends: tuple[Ended, ...]
+    ok: bool
+    outcome: str
+    message: str
+
+
+CASES: dict[str, Case] = {
+    "without return path": Case(
+        SMALL_HEAD + COMPLETE, b"", SOURCE_EOF, True, "completed",
+        "the whole stream was sent; without a return path nothing tells whether it was loaded",
+    ),
+    "SHUT 0": Case(
+        SMALL_HEAD + WITH_RETURN_PATH + COMPLETE, pong(1) + shut(0), SOURCE_EOF, True, "completed",
+        r"the whole stream was sent, and the destination confirmed that it runs \(SHUT 0\)",
+    ),
+    "SHUT 1 behind the whole stream": Case(
+        SMALL_HEAD + WITH_RETURN_PATH + COMPLETE, pong(1) + shut(1), DESTINATION_EOF, False, "failed",
+        "the whole stream was sent, then the destination reported an error; "
+        "the destination closed the connection; the return path said SHUT 1",
+    ),
+    "SHUT 1 in a device": Case(
+        SMALL_HEAD + WITH_RETURN_PATH + catalogue.passes() + streams.TIMER.item()[:30],
+        pong(1) + shut(1), DESTINATION_RESET, False, "failed",
+        r"the destination reported an error \(SHUT 1\); the destination reset the connection \(ECONNRESET\), "
+        r"at offset \d+ of main, in section timer instance 0 \(FULL\), 30 bytes into it",
+    ),
+    "no SHUT behind the whole stream": Case(
+        SMALL_HEAD + WITH_RETURN_PATH + COMPLETE, pong(1), SOURCE_EOF, False, "failed",
+        "the whole stream was sent, but the destination never confirmed it; "
+        "the source closed the connection; the return path said no SHUT",
+    ),
+    "a return path that was not recorded": Case(
+        SMALL_HEAD + WITH_RETURN_PATH + COMPLETE, b"", SOURCE_EOF, True, "completed",
+        "the whole stream was sent; what the destination said on the return path was not seen",
+    ),
+    "the destination dies while it loads": Case(
+        SMALL_HEAD + COMPLETE, b"", DESTINATION_RESET, False, "failed",
+        r"the whole stream was sent, then the destination reset the connection \(ECONNRESET\); "
+        "there is no return path",
+    ),
+    "the destination closes when it has all": Case(
+        SMALL_HEAD + COMPLETE, b"", DESTINATION_EOF, True, "completed", "the whole stream was sent"
+    ),
+    "reset by the destination in a page": Case(
+        SMALL_HEAD + FIRST_PASSES + PART[:100], b"", DESTINATION_RESET, False, "reset",
+        r"the destination reset the connection \(ECONNRESET\), at offset \d+ of main, "
+        r"in section ram instance 0 \(PART\), page 0x0 of ram, 95 bytes into it; there is no return path",
+    ),
+    "reset by the destination in a large first pass": Case(
+        SMALL_HEAD + BIG, b"", DESTINATION_RESET, False, "reset", "the destination reset the connection"
+    ),
+    "closed by the destination in the second pass": Case(
+        SMALL_HEAD + WITH_RETURN_PATH + FIRST_PASSES + PART[:100], pong(1), DESTINATION_EOF, False, "failed",
+        "the destination closed the connection, at offset .*; the return path said no SHUT",
+    ),
+    "reset by the source": Case(
+        SMALL_HEAD + FIRST_PASSES + PART[:100], b"", SOURCE_RESET, False, "reset",
+        r"the source reset the connection \(ECONNRESET\) at offset",
+    ),
+    "the source is gone in a page": Case(
+        SMALL_HEAD + FIRST_PASSES + PART[:100], b"", SOURCE_EOF, False, "truncated",
+        rf"the source closed the connection at offset {HEAD + len(FIRST_PASSES) + 100} of main, "
+        r"in section ram instance 0 \(PART\), page 0x0 of ram, 95 bytes into it; there is no return path",
+    ),
+    "the source is gone in a device": Case(
+        SMALL_HEAD + catalogue.passes() + streams.TIMER.item() + streams.CPU.item()[:-6], b"", SOURCE_EOF,
+        False, "truncated",
+        r"the source closed the connection at offset \d+ of main, "
+        r"in section cpu_common instance 1 \(FULL\), \d+ bytes into it",
+    ),
+    "the source is gone between two devices": Case(
+        SMALL_HEAD + catalogue.passes() + streams.TIMER.item(), b"", SOURCE_EOF, False, "truncated",
+        r"the source closed the connection at offset \d+ of main, between sections; there is no return path",
+    ),
+    "the source is gone in the description": Case(
+        SMALL_HEAD + COMPLETE[:-5], b"", SOURCE_EOF, False, "truncated",
+        r"the stream ends at offset \d+ of main, in the description, \d+ bytes into it",
+    ),
+    "cancelled between two sections": Case(
+        SMALL_HEAD + FIRST_PASSES, b"", SOURCE_EOF, False, "cancelled",
+        r"the source ended the migration between two sections, at offset \d+ of main, between sections",
+    ),
+    "cancelled before a footer": Case(
+        SMALL_HEAD + FIRST_PASSES[:-5], b"", SOURCE_EOF, False, "cancelled",
+        r"the source ended the migration between two sections, at offset \d+ of main, "
+        r"in section ram instance 0 \(PART\)",
+    ),
+    "refused after the configuration": Case(
+        SMALL_HEAD, b"", DESTINATION_EOF, False, "refused",
+        f"the destination closed the connection, at offset {HEAD} of main, between sections",
+    ),
+    "refused in the first pass": Case(
+        SMALL_HEAD + START + PART[:50], b"", DESTINATION_RESET, False, "refused",
+        r"the destination reset the connection \(ECONNRESET\), at offset",
+    ),
+    "nobody there": Case(
+        SMALL_HEAD, b"", REFUSED, False, "refused",
+        rf"the destination could not be reached \(ECONNREFUSED\), at offset {HEAD} of main, between sections",
+    ),
+    "a host that vanished": Case(
+        SMALL_HEAD + FIRST_PASSES + PART[:9], b"",
+        (ended("fwd", "timeout", "source", "ETIMEDOUT"), ended("rev", "closed", "proxy")), False, "truncated",
+        r"the source vanished: the kernel gave up on the connection \(ETIMEDOUT\) at offset",
+    ),
+    "an error in the stream": Case(
+        SMALL_HEAD + START + PART[:13] + b"\xff" * 300, b"", SOURCE_EOF, False, "undecodable",
+        rf"RAM record names block '.*', which is not in the block list, at offset {HEAD + len(START) + 5} "
+        r"of main, in section ram instance 0 \(PART\); the source closed the connection; "
+        "there is no return path",
+    ),
+    "TLS": Case(
+        b"\x16\3\1\2\0\1" + bytes(100), b"\x16\3\3" + bytes(50), SOURCE_EOF, True, "opaque",
+        "TLS: 106 bytes were forwarded and cannot be decoded",
+    ),
+    "no stream": Case(
+        b"SSH-2.0-OpenSSH_9.2\r\n", b"", SOURCE_EOF, False, "not-a-stream",
+        "no QEMU migration stream: it begins with 53 53 48 2d 32 2e 30 2d",
+    ),
+    "a few bytes": Case(
+        b"QEV", b"", SOURCE_EOF, False, "not-a-stream", "no QEMU migration stream: it begins with 51 45 56$"
+    ),
+    "an old version": Case(
+        b"QEVM\0\0\0\2" + bytes(100), b"", SOURCE_EOF, False, "undecodable",
+        "migration stream version 2: only version 3 is known, at offset 0 of main, in the header",
+    ),
+    "empty": Case(b"", b"", SOURCE_EOF, False, "empty", "nothing was sent"),
+    "multifd alone": Case(
+        streams.hello(3), b"", SOURCE_EOF, False, "truncated",
+        "a main channel never came, only multifd-3",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_verdict(name: str) -> None:
+    case = CASES[name]
+    pieces = [(0, "fwd", case.forward), *([(0, "rev", case.back)] if case.back else [])]
+    found = verdict(play(Stream(tuple(pieces), case.ends)))  # type: ignore[arg-type]
+    assert (found.ok, found.outcome) == (case.ok, case.outcome), found.message
+    assert re.match(case.message, found.message), found.message
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_catalogue(name: str) -> None:
+    stream = STREAMS[name]
+    found = verdict(play(stream))
+    assert found.outcome == stream.outcome, found.message
+    assert found.ok == (stream.outcome in ("completed", "opaque"))
+
+
+def test_what_a_file_looks_like_instead() -> None:
+    session = Session(looks_like=lambda head: "an SSH greeting" if head.startswith(b"SSH-") else None)
+    found = verdict(decode(session, arrivals(streams_of(b"SSH-2.0-OpenSSH_9.2\r\n"))))
+    assert found.message == "no QEMU migration stream: this looks like an SSH greeting"
+
+
+def streams_of(data: bytes) -> Stream:
+    return Stream(((0, "fwd", data),))
+
+
+@pytest.mark.parametrize("code", ["decoder-behind", "decoder-bug"])
+def test_decoding_that_was_stopped(code: str) -> None:
+    session = Session()
+    details: dict[str, object] = {"limit": 64 << 20, "detail": "KeyError: 1"}
+    source = arrivals(streams_of(SMALL_HEAD + COMPLETE), lambda data: [data[:400], data[400:]])
+    for number, arrival in enumerate(source):
+        list(session.feed(arrival))
+        if number == 1:
+            assert len(list(session.stop_decoding(code, **details))) == 2  # both directions
+    found = verdict(list(session.finish()))
+    assert found.outcome == "undecodable"
+    place = r"the forwarding is not touched, at offset \d+ of main, in section ram instance 0 \(PART\)"
+    assert re.search(place, found.message)
+
+
+def test_the_first_to_end_is_told_not_what_the_proxy_passed_on() -> None:
+    ends = (
+        ended("fwd", "closed", "proxy"),
+        ended("rev", "reset", "destination", "ECONNRESET"),
+    )
+    found = verdict(play(Stream(((0, "fwd", SMALL_HEAD + FIRST_PASSES + PART[:100]),), ends)))
+    assert found.message.startswith("the destination reset the connection (ECONNRESET), at offset")
+
+
+def test_the_resumed_channel_is_judged() -> None:
+    """Postcopy that was paused: the first main channel broke off, and that is no end."""
+    assert verdict(play(STREAMS["resumed"])).outcome == "completed"
+    pieces = STREAMS["resumed"].pieces[:-2]
+    found = verdict(play(Stream(pieces)))
+    assert found.outcome != "completed"
+    assert " of resumed-1, " in found.message
