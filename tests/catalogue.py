@@ -195,13 +195,16 @@ STREAMS: dict[str, Stream] = {
                 "fwd",
                 multifd_packet(0, flags=1, page_size=65536)
                 + multifd_packet(1, b"ram", normal=2, flags=4, data=b"zstd data", page_size=65536)
-                + multifd_packet(2, b"ram", zero=3, size=99, page_size=65536),
+                + multifd_packet(2, b"ram", zero=3, size=99, page_size=65536)
+                + multifd_packet(4, b"ram", normal=1, flags=8, data=b"qpl", page_size=65536),
             ),
             (
                 2,
                 "fwd",
                 multifd_device_state(b"0000:00:04.0/vfio", 3, b"device memory")
-                + multifd_packet(3, b"ram", normal=1, zero=1, flags=2, data=b"zlib", page_size=65536),
+                + multifd_packet(3, b"ram", normal=1, zero=1, flags=2, data=b"zlib", page_size=65536)
+                + multifd_packet(5, b"ram", normal=1, flags=0x10, data=b"uadk", page_size=65536)
+                + multifd_packet(6, b"ram", normal=2, flags=0x20, data=b"qatzip", page_size=65536),
             ),
         )
     ),

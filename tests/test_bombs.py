@@ -304,6 +304,16 @@ class TestSections:
 
 
 class TestDescription:
+    def test_framing_that_goes_astray(self) -> None:
+        """A description that ends a device early, among bytes that look like a hundred thousand sections."""
+        fake = b"".join(full(1000 + i, b"x", b"") for i in range(100_000))
+        devices = (streams.Device(40, b"big", b"\x7e\0\0\0\x28\x55" + fake), streams.TIMER)
+        text = json.dumps({"devices": [devices[0].describe(0)]}).encode()
+        pieces = [AFTER_RAM, streams.states(devices), EOF, description(text)]
+        events = decode(pieces, most=200 * MIB)
+        assert len([device for device in of(events, DeviceSection) if device.provisional]) == 2
+        assert verdict(events).ok
+
     @pytest.mark.parametrize("kind", ["uint8", "uint64", "nullptr", "capability"])
     def test_arrays_of_2_to_the_31(self, kind: str) -> None:
         field: dict[str, object] = {"name": "a", "type": kind, "size": 1, "array_len": 1 << 31}

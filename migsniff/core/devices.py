@@ -147,11 +147,19 @@ class DeviceStates:
                 device = devices.get((facts.idstr, facts.instance_id))
                 end, fields, undescribed, problem = self._walk(run, data, at + length, facts, device, budget)
                 if end is None:  # no description, or one that does not lead to a footer
-                    end = provisional[1] if provisional else self._footer_end(data, at + length, facts)
+                    end = provisional[1] if provisional else self._footer_end(run, at + length, facts)
                     if end is None:
                         break
                 stop = end - (FOOTER_SIZE if self.context.footers else 0)
                 explained = at + length + undescribed[0]
+                if device is not None and explained != stop and problem is None:
+                    problem = StreamProblem(
+                        "walk-end",
+                        idstr=facts.idstr,
+                        instance_id=facts.instance_id,
+                        at=run.offset + explained,
+                        found=run.offset + stop,
+                    )
                 if explained < stop and self.context.want_fields:
                     fields = (*fields, opaque(data, explained, stop, run.offset + explained))
                 yield DeviceSection(
@@ -200,11 +208,11 @@ class DeviceStates:
             return end + FOOTER_SIZE, walked.fields, explained, None
         return None, walked.fields, explained, None
 
-    def _footer_end(self, data: memoryview, at: int, facts: SectionFacts) -> int | None:
+    def _footer_end(self, run: Run, at: int, facts: SectionFacts) -> int | None:
         if not self.context.footers:
             return None
-        found = bytes(data[at:]).find(b"\x7e" + U32.pack(facts.section_id))
-        return None if found < 0 else at + found + FOOTER_SIZE
+        found = run.data.find(b"\x7e" + U32.pack(facts.section_id), at)
+        return None if found < 0 else found + FOOTER_SIZE
 
     def _finding(self, offset: int, code: str, message: str) -> Finding:
         return Finding(
