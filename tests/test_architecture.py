@@ -38,7 +38,7 @@ LAYERS = (
     ("fieldtypes", "description", "messages", "pages"),
     ("vmdesc", "context", "pagecount", "livesections"),
     ("devices", "mappedram", "pagesize"),
-    ("blocklist",),
+    ("blocklist", "configuration"),
     ("ram",),
     ("stream", "multifd", "returnpath"),
     ("channel", "verdict"),

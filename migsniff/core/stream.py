@@ -4,19 +4,15 @@ Parsers are generators over the byte queue: they read like blocking code, yield 
 the bytes run out. Format: migration/savevm.c, QEMU 5.2 to 11.1.
 """
 
-from collections.abc import Generator
-from uuid import UUID
-
 from migsniff.core.bytequeue import ByteQueue, Steps
+from migsniff.core.configuration import read_configuration
 from migsniff.core.context import Context, SectionFacts
 from migsniff.core.devices import DeviceStateBudget, DeviceStates, find_end
 from migsniff.core.errors import StreamProblem
 from migsniff.core.events import (
     CommandSent,
-    Configuration,
     DescriptionFound,
     EndOfStream,
-    Event,
     Finding,
     Header,
     LiveSection,
@@ -27,21 +23,17 @@ from migsniff.core.events import (
 )
 from migsniff.core.livesections import live_section
 from migsniff.core.messages import COMMANDS, Arguments
-from migsniff.core.pagesize import page_size_of_machine
 from migsniff.core.ram import RamReader
 from migsniff.core.text import checked
 from migsniff.core.vmdesc import Description
 from migsniff.core.wire import (
     FILE_MAGIC,
     FILE_VERSION,
-    MAX_CAPABILITIES,
     MAX_DESCRIPTION,
-    MAX_MACHINE_NAME,
     MAX_SECTIONS,
     PAGE_SIZES,
     RAM_IDSTR,
     RAM_VERSION,
-    SUBSECTION_PREFIX_CONFIGURATION,
     U32,
     Command,
     ItemType,
@@ -86,7 +78,8 @@ class MainReader:
     def run(self) -> Steps:
         """A whole stream."""
         yield from self._header()
-        yield from self._configuration()
+        self.item = "the configuration"
+        yield from read_configuration(self.channel, self.queue, self.context)
         yield from self.resume()
 
     def resume(self) -> Steps:
@@ -94,7 +87,7 @@ class MainReader:
         yield from self._items(None)
         yield from self._description()
 
-    # ------------------------------------------------------------ header and configuration
+    # ------------------------------------------------------------ header
 
     def _header(self) -> Steps:
         queue = self.queue
@@ -106,76 +99,6 @@ class MainReader:
         if version != FILE_VERSION:
             raise StreamProblem("version", found=version)
         yield Header(channel=self.channel, direction="fwd", offset=0, size=8, version=version)
-
-    def _configuration(self) -> Steps:
-        queue, context = self.queue, self.context
-        self.item = "the configuration"
-        yield from queue.wait(1)
-        if queue.data[queue.pos] != ItemType.CONFIGURATION:
-            return
-        start = queue.mark = queue.at
-        yield from queue.u8()
-        length = yield from queue.u32()
-        if length > MAX_MACHINE_NAME:
-            raise StreamProblem("length", what="a machine type", length=length, limit=MAX_MACHINE_NAME)
-        context.machine = checked((yield from queue.take(length)), "the machine type")
-        page_bits: int | None = None
-        capabilities: tuple[str, ...] | None = None
-        uuid: str | None = None
-        while name := (yield from self._configuration_subsection()):
-            if name == b"configuration/target-page-bits":
-                page_bits = yield from queue.u32()
-                if not 8 <= page_bits <= 16:
-                    raise StreamProblem("page-bits", found=page_bits)
-                context.know_page_size(1 << page_bits, "configuration")
-            elif name == b"configuration/capabilities":
-                capabilities = context.capabilities = yield from self._capabilities()
-            elif name == b"configuration/uuid":
-                uuid = str(UUID(bytes=(yield from queue.take(16))))
-            else:
-                raise StreamProblem("subsection", name=checked(name, "a subsection"), version=1)
-        if known := page_size_of_machine(context.machine):
-            context.know_page_size(known, "machine type")
-        yield Configuration(
-            channel=self.channel,
-            direction="fwd",
-            offset=start,
-            size=queue.at - start,
-            machine=context.machine,
-            page_bits=page_bits,
-            capabilities=capabilities,
-            uuid=uuid,
-        )
-
-    def _configuration_subsection(self) -> Generator[Event | None, None, bytes | None]:
-        """The name of the subsection that begins here, or None.
-
-        SUBSECTION is never a top-level item, so the byte alone decides. A stream may also end here.
-        """
-        queue = self.queue
-        while not queue.ensure(1):
-            if queue.closed:
-                return None
-            yield None
-        if queue.data[queue.pos] != ItemType.SUBSECTION:
-            return None
-        queue.mark = queue.at
-        yield from queue.u8()
-        name = yield from queue.take((yield from queue.u8()))
-        if not name.startswith(SUBSECTION_PREFIX_CONFIGURATION):
-            raise StreamProblem("string-text", what="a subsection of the configuration", found=name.hex(" "))
-        yield from queue.u32()
-        return name
-
-    def _capabilities(self) -> Generator[Event | None, None, tuple[str, ...]]:
-        count = yield from self.queue.u32()
-        if count > MAX_CAPABILITIES:
-            raise StreamProblem("count", what="capabilities", count=count, limit=MAX_CAPABILITIES)
-        names: list[str] = []
-        for _ in range(count):
-            length = yield from self.queue.u8()
-            names.append(checked((yield from self.queue.take(length)), "a capability"))
-        return tuple(names)
 
     # ------------------------------------------------------------ items
 
