@@ -16,7 +16,8 @@ import zstandard
 
 from migsniff.core.errors import CaptureError
 from migsniff.core.events import Arrival, Chunk, Ended, Opened
-from migsniff.feed.files import PIECE, open_source
+from migsniff.feed.files import open_source
+from migsniff.feed.pieces import PIECE
 from migsniff.feed.recognise import recognise
 from tests.saving import ENDS, OPENED, OPENED_1, START, Live, chunk, owned, replayed, save, until_error
 

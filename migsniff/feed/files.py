@@ -11,9 +11,9 @@ from migsniff.core.events import Arrival, Chunk, Ended, Opened
 from migsniff.feed.captureformat import MANIFEST, TIMELINE, printable
 from migsniff.feed.captureread import Capture, open_capture
 from migsniff.feed.container import MAGIC, read_blocks, read_direction
+from migsniff.feed.pieces import pieces
 from migsniff.feed.unpack import FORMATS, SUFFIXES, Peeked, Unpacked, compression
 
-PIECE: Final = 1 << 20  # read at once: what is decoded next is still in the cache
 HEAD: Final = 512  # first bytes that are remembered to recognise what is no stream
 
 
@@ -90,16 +90,15 @@ class StreamSource:
 
     def arrivals(self) -> Iterator[Arrival]:
         """One connection whose bytes all have time 0."""
-        buffer = memoryview(bytearray(PIECE))
         end = 0
         yield Opened(0, 0, self._name, "")
         with self._file:
             try:
-                while taken := self._file.readinto(buffer):
-                    end += taken
+                for piece in pieces(self._file):
+                    end += len(piece)
                     if len(self.head) < HEAD:
-                        self.head += bytes(buffer[: min(taken, HEAD - len(self.head))])
-                    yield Chunk(0, 0, "fwd", buffer[:taken], end)
+                        self.head += bytes(piece[: HEAD - len(self.head)])
+                    yield Chunk(0, 0, "fwd", piece, end)
             except OSError as error:
                 raise CaptureError(f"{self._name}: at {end}: {error.strerror or error}") from None
         yield Ended(0, 0, "fwd", "eof", "source")
@@ -137,6 +136,9 @@ def _open_file(file: RawIOBase, name: str, migration: str, place: Path | None) -
     form = compression(packed.peek(MAGIC, *(magic for magic, _, _ in FORMATS.values())))
     plain = Peeked(Unpacked(packed, name, form)) if form else packed
     if not plain.peek(MAGIC).startswith(MAGIC):
+        if form is None and place is not None and place.is_file():
+            plain.close()
+            return StreamSource(FileIO(place), name, migration, "a stream")
         return StreamSource(plain, name, migration, "a stream" + (f", {form}" if form else ""))
     if place is not None and (place.parent / MANIFEST).is_file():
         plain.close()
