@@ -30,6 +30,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(end.code or 0)
     # numpy brings a library that starts a thread for each processor, for mathematics that nobody does here
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    return _written(_guarded(options))
+
+
+def _guarded(options: argparse.Namespace) -> int:
+    """Run the command; what goes wrong becomes a message and an exit code, never a traceback."""
     try:
         return _run(options)
     except UsageError as error:
@@ -39,8 +44,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"migsniff: {error}", file=sys.stderr)
         return BAD
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the interpreter complains when it ends
         return FINE
+    except OSError as error:  # a full disk behind standard output, a folder that may not be written
+        print(f"migsniff: {error.strerror or error}", file=sys.stderr)
+        return USAGE
     except KeyboardInterrupt:
         return 130
     except Exception as bug:
@@ -48,6 +55,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         if os.environ.get("MIGSNIFF_TRACEBACK"):
             raise
         return BUG
+
+
+def _written(code: int) -> int:
+    """The exit code, once standard output has taken everything; another one if it has not."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the interpreter complains when it ends
+        if not isinstance(error, BrokenPipeError) and code == FINE:
+            print(f"migsniff: {error.strerror}", file=sys.stderr)
+            return USAGE
+    return code
 
 
 def _with_command(arguments: list[str]) -> list[str]:

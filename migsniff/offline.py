@@ -22,9 +22,12 @@ def read(path: str, options: "LogOptions") -> int:
     log.begins(source.migration, source.start_time)
     pipeline = Pipeline(source.migration, session_for(source, fields=options.fields), [log])
     try:
-        return decode(pipeline, source)
+        code = decode(pipeline, source)
     finally:
         log.close()
+    if log.error is not None:
+        raise log.error
+    return code
 
 
 def info(path: str, *, as_json: bool) -> int:

@@ -223,4 +223,6 @@ class Proxy:
             self.view.stop()
         if self.log is not None:
             self.log.close()
+            if self.log.error is not None:
+                self.say(f"the log ended: {self.log.error.strerror}")
         self._messages.close()

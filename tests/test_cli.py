@@ -97,6 +97,21 @@ def test_a_reader_that_leaves_ends_quietly() -> None:
         assert process.stderr.read() == b""
 
 
+@pytest.mark.parametrize("command", ["read", "info"])
+def test_output_that_cannot_be_written(command: str, tmp_path: Path) -> None:
+    (tmp_path / "dump").write_bytes(streams.HEADER)
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "migsniff", command, str(tmp_path / "dump")],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    assert done.returncode in (1, 2)
+    assert b"No space left on device" in done.stderr
+    assert b"bug" not in done.stderr
+
+
 def test_importing_migsniff_is_light() -> None:
     """Reading loads neither asyncio nor the terminal library nor an event loop."""
     code = (

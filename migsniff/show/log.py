@@ -72,6 +72,11 @@ class Log:
         """Whether further records would go nowhere."""
         return self._full or self._output.closed
 
+    @property
+    def error(self) -> OSError | None:
+        """What ended the log, if it was neither its end nor a reader that left."""
+        return self._output.error
+
     def begins(self, migration: str, start_time: datetime | None) -> None:
         """Time 0 of a migration, for absolute times."""
         if self._text is not None and start_time is not None:
