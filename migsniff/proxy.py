@@ -80,13 +80,13 @@ class Proxy:
     async def run(self, pairs: Sequence[tuple[Endpoint, Endpoint]], networks: Sequence[Network]) -> int:
         """Serve until a signal ends it."""
         loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._signal)
+        loop.add_signal_handler(signal.SIGUSR1, self._status)
         try:
             for listen, forward in pairs:
                 await self._listen(listen, forward, networks)
             self._show()
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.add_signal_handler(number, self._signal)
-            loop.add_signal_handler(signal.SIGUSR1, self._status)
             await self._ended.wait()
         finally:
             for relay in self.relays:
