@@ -105,6 +105,31 @@ class TestCounts:
         assert part.counts == counts
         assert part.blocks == (BlockPages("ram", 0, (count - 1) * SMALL, counts),)
 
+    @pytest.mark.parametrize("cut", [whole, pieces_of(100_000), pieces_of(36_870)])
+    def test_long_runs_of_zero_pages(self, cut: Cut) -> None:
+        """A guest that is mostly empty."""
+        records = [zero(i * SMALL, None if i else b"ram") for i in range(40_000)]
+        for number in (9_000, 9_001, 30_000):
+            records[number] = page(number * SMALL)
+        records += [zero(i * SMALL) for i in range(20_000)]
+        head = SMALL_HEAD + ram_start({b"ram": 40_000 * SMALL})
+        events = play(precopy(head, ram_part(*records), ram_end(), EOF), cut)
+        (part,) = parts(events)
+        assert part.counts == PageCounts(3, 59_997, 0, 0, sum(map(len, records)), 20_000)
+        assert part.blocks[0].last == 39_999 * SMALL
+        assert [sync.counts.pages for sync in of(events, DirtySync)] == [40_000, 20_000, 0]
+        assert of(events, DirtySync)[0].offset == len(head) + 5 + sum(map(len, records[:40_000]))
+
+    @pytest.mark.parametrize(
+        ("wrong", "code"), [(zero(0, None, 7), "zero-fill"), (zero(1 << 40), "ram-offset")]
+    )
+    def test_something_wrong_in_a_long_run(self, wrong: bytes, code: str) -> None:
+        records = [zero(0, b"ram"), *(zero(i % 16 * SMALL) for i in range(9_000))]
+        for at in (1, 4_097, 4_098, 8_000, 9_000):
+            broken = [*records[:at], wrong, *records[at:], *records[1:]]
+            (problem,) = of(play(precopy(HEAD, ram_part(*broken), EOF)), Undecodable)
+            assert (problem.code, problem.offset) == (code, len(HEAD) + 5 + sum(map(len, records[:at])))
+
     def test_multifd_flushes(self) -> None:
         events = play(
             precopy(

@@ -188,8 +188,7 @@ class Session:
             queue.detach()
             return
         yield from self._identify(connection, *found)
-        decoder = self._last = connection.decoders["fwd"]
-        yield from decoder.resume()
+        yield from connection.decoders["fwd"].resume()
 
     def _identify(self, connection: Connection, role: str, detail: str) -> Iterator[Event]:
         connection.role = role
@@ -200,7 +199,7 @@ class Session:
         if role == "unknown" and (looks := self.looks_like(connection.head)):
             detail = f"{detail}: {looks}"
         queue = connection.queues["fwd"]
-        decoder = self._decoder(connection, "fwd", name)
+        decoder = self._last = self._decoder(connection, "fwd", name)
         yield ChannelFound(
             channel=name,
             direction="fwd",

@@ -330,9 +330,8 @@ class MainReader:
                 queue.check_hole()
                 yield None
             text += some
-        self.item = "behind the description"
         description = Description.parse(bytes(text))
-        self.described = True
+        self.item, self.described = "behind the description", True
         yield DescriptionFound(
             channel=self.channel,
             direction="fwd",
