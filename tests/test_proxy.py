@@ -340,7 +340,7 @@ def test_a_reader_that_does_not_read_stops_nothing(tmp_path: Path, destination: 
     pair = ["--listen", f"unix:{tmp_path}/in", "--forward", destination.where]
     process = start(*pair, "--no-save", stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     part = streams.ram_part(streams.zero(0x3000, b"pc.ram"))
-    data = GOOD[: GOOD.index(part[:5], 60)] + part * 80_000  # more log than pipe and queue take
+    data = GOOD[: GOOD.index(part[:5], 60)] + part * 250_000  # more log than pipe and queue take
     with process:
         assert poll(lambda: (tmp_path / "in").exists())
         source = socket.socket(socket.AF_UNIX)
@@ -356,6 +356,7 @@ def test_a_reader_that_does_not_read_stops_nothing(tmp_path: Path, destination: 
     found = re.findall(r"(\d+) records, because the log was read too slowly", log)
     assert found
     assert sum(map(int, found)) > 1000
+    assert " verdict " in log.splitlines()[-1]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")

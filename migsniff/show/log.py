@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from migsniff.core.events import Event
+from migsniff.core.events import Event, Verdict
 from migsniff.show.json import JsonLog
 from migsniff.show.output import Output
 from migsniff.show.text import TextLog
@@ -37,13 +37,15 @@ class Log:
     """A show sink that writes the log to `target`.
 
     `blocking`: a slow reader is waited for, as when a file is read; otherwise its records are dropped and
-    counted. `ended` is true once nobody reads any more, or what was asked for has been written.
+    counted, all but the verdicts. `ended` is true once nobody reads any more, or what was asked for has been
+    written.
     """
 
     def __init__(self, options: LogOptions, target: int, *, blocking: bool) -> None:
         self._options = options
         self._left = options.count
         self._full = False
+        self._kept = False  # what is being written must not be dropped
         self._read: dict[tuple[str, str, str], int] = {}
         self._text: TextLog | None = None
         self._sink: TextLog | JsonLog
@@ -92,6 +94,7 @@ class Log:
             self._read[stream] = max(self._read.get(stream, 0), event.offset + event.size)
             self._full = self._full or sum(self._read.values()) > options.size
         if not self.ended:
+            self._kept = isinstance(event, Verdict)
             self._sink.show(migration, time, event)
 
     def close(self) -> None:
@@ -100,7 +103,10 @@ class Log:
         self._output.close()
 
     def _write(self, text: str) -> None:
-        self._output.write(text)
+        if self._kept:
+            self._output.write_last(text)
+        else:
+            self._output.write(text)
         if self._left is not None:
             self._left -= 1
             self._full = self._left <= 0

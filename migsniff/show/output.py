@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import Final, TextIO
 
-LIMIT: Final = 4 << 20
+LIMIT: Final = 16 << 20
 GATHER_SECONDS: Final = 0.02
 """How long records are gathered before they are written together, unless each is to be flushed."""
 
@@ -60,7 +60,7 @@ class Output:
             self._hand_over(text)
 
     def write_last(self, text: str) -> None:
-        """Hand over the end of the log: it is never dropped."""
+        """Hand over what must not be missing, such as the end of the log: it is never dropped."""
         with self._changed:
             self._report_lost(self._records)
             self._hand_over(text)
