@@ -43,7 +43,7 @@ def test_cut_and_stripped(name: str) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="the limits are set from /proc")
 def test_real_streams() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "tests.mutating", "40" if LONG else "1"],
+        [sys.executable, "-m", "tests.mutating", *(("40", "1") if LONG else ("1", "1"))],
         cwd=Path(__file__).parents[1],
         capture_output=True,
         text=True,

@@ -27,7 +27,7 @@ from tests.playing import (
 )
 
 LONG = bool(os.environ.get("MIGSNIFF_LONG_TESTS"))
-TINY = (1 << 20) if LONG else 4 << 10  # bytes at both ends of each real chunk that pass in tiny pieces
+TINY = (1 << 20) if LONG else 2 << 10  # bytes at both ends of each real chunk that pass in tiny pieces
 MAIN: tuple[int, Direction] = (0, "fwd")
 
 CUTS = {"whole": whole, "bytewise": bytewise, "by 3": pieces_of(3), "by 64": pieces_of(64)}
