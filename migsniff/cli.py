@@ -63,7 +63,7 @@ def _written(code: int) -> int:
         sys.stdout.flush()
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the interpreter complains when it ends
-        if not isinstance(error, BrokenPipeError):
+        if not isinstance(error, BrokenPipeError) and code != USAGE:  # which has been told already
             print(f"migsniff: {error.strerror}", file=sys.stderr)
             return code or USAGE
     return code
