@@ -12,7 +12,8 @@ from migsniff.core.events import Event, Finding, Undecodable, Verdict
 from migsniff.feed.files import Source, open_source
 from migsniff.offline import decode, session_for
 from migsniff.pipeline import Pipeline, Sink
-from migsniff.show.extract import DESCRIPTION_FILE, STATE_FILE, Folder, MemoryDump, RamFiles, Unapplied
+from migsniff.show.extract import MemoryDump, RamFiles, Unapplied
+from migsniff.show.folder import DESCRIPTION_FILE, STATE_FILE, Folder
 from migsniff.show.script import ScriptDocument
 from migsniff.show.words import escape
 
