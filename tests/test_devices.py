@@ -61,6 +61,7 @@ class TestFound:
         events = play(precopy(NO_FOOTERS, streams.states(footer=False), EOF))
         assert found(events, provisional=True) == laid_out(streams.DEVICES, len(NO_FOOTERS), footer=False)
         assert len(of(events, EndOfStream)) == 1
+        assert [finding.code for finding in of(events, Finding)] == ["end-guessed"]
         assert verdict(events).ok
 
     def test_a_stream_that_ends_inside_a_device(self) -> None:

@@ -17,6 +17,7 @@ from migsniff.core.events import (
     Opaque,
     Opened,
     RamPages,
+    RamSection,
     ReturnPathMessage,
     Undecodable,
     Verdict,
@@ -108,6 +109,36 @@ class TestNames:
         assert not of(events, ReturnPathMessage)
         assert [(event.direction, event.size) for event in of(events, Opaque)] == [("rev", 14)]
         assert verdict(events).outcome == "completed"
+
+
+class TestTriedAgain:
+    """A migration that failed or was cancelled, and a new one before its connections are all gone."""
+
+    def test_nothing_of_the_first_holds_for_the_second(self) -> None:
+        session = Session()
+        events = feed(session, (0, "fwd", HEAD + ram_part(page(0, b"ram"))[:50]))
+        second = streams.HEADER + streams.configuration(b"virt", streams.page_bits(10))
+        second += ram_start({b"other": 4096}) + ram_part(streams.zero(1024, b"other")) + EOF
+        events += feed(session, (1, "fwd", second))
+        for number in (0, 1):
+            events += session.feed(Ended(0, number, "fwd", "eof", "source"))
+        events += session.finish()
+        assert not of(events, Undecodable)
+        assert [(event.channel, event.iteration) for event in of(events, RamSection)] == [
+            ("main", 1),
+            ("main.1", 1),
+            ("main.1", 1),
+        ]
+        assert (verdict(events).outcome, verdict(events).offset) == ("completed", len(second))
+
+    def test_who_ended_the_first_says_nothing_of_the_second(self) -> None:
+        session = Session()
+        feed(session, (0, "fwd", HEAD))
+        list(session.feed(Ended(0, 0, "rev", "reset", "destination", "ECONNRESET")))
+        feed(session, (1, "fwd", HEAD + ram_part(page(0, b"ram"))[:50]))
+        list(session.feed(Ended(0, 1, "fwd", "eof", "source")))
+        told = verdict(list(session.finish()))
+        assert told.message.startswith("the source closed the connection at offset")
 
 
 class TestEnds:

@@ -10,6 +10,7 @@ from migsniff.core.events import (
     DirectionEnded,
     EndOfStream,
     Event,
+    Finding,
     LiveSection,
     Opaque,
     Verdict,
@@ -100,6 +101,6 @@ def certain(found: list[Event]) -> list[Event]:
             return before
         case [ChannelFound()]:
             return []
-        case [*before, DeviceSection(footer=False), EndOfStream()]:
+        case [*before, DeviceSection(footer=False), EndOfStream(), Finding()]:
             return before
     return found

@@ -25,7 +25,7 @@ from migsniff.core.multifd import MultifdReader
 from migsniff.core.pagesize import FIRST_PAGES
 from migsniff.core.returnpath import ReturnPathReader
 from migsniff.core.stream import MainReader
-from migsniff.core.verdict import ConnectionEnd, judge
+from migsniff.core.verdict import ConnectionEnd, judge, located
 from migsniff.core.wire import MULTIFD_HELLO
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ class Session:
         for connection in self.connections.values():
             if connection.main is not None:
                 decoder = connection.decoders["fwd"]
-                return f"offset {decoder.queue.wire_end} of {connection.name}, in {decoder.where}"
+                return f"offset {decoder.queue.wire_end} of {connection.name}, {located(decoder.where)}"
         return "before the first byte of a main channel"
 
     def stop_decoding(self, code: str, **details: object) -> Iterator[Event]:
@@ -193,9 +193,8 @@ class Session:
     def _identify(self, connection: Connection, role: str, detail: str) -> Iterator[Event]:
         connection.role = role
         connection.name = name = self._name(connection, role)
-        connection.head = connection.head[
-            :CLASSIFY
-        ]  # what is said of it must not depend on what more has come
+        # what is said of it must not depend on how much more has come
+        connection.head = connection.head[:CLASSIFY]
         if role == "unknown" and (looks := self.looks_like(connection.head)):
             detail = f"{detail}: {looks}"
         queue = connection.queues["fwd"]
@@ -209,6 +208,11 @@ class Session:
             role=role,
             detail=detail,
         )
+        if role == "main" and any(other.main is not None for other in self.connections.values()):
+            old = self.context  # another try: what the first one told of itself does not hold for it
+            self.context = Context(
+                want_contents=old.want_contents, want_fields=old.want_fields, breathe=old.breathe
+            )
         if role in ("main", "resumed"):
             main = connection.main = MainReader(name, queue, self.context, self.budget)
             decoder.parse(main, main.run() if role == "main" else main.resume())

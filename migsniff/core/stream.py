@@ -313,6 +313,8 @@ class MainReader:
         queue = self.queue
         while not queue.ensure(1):
             if queue.closed:
+                if self.devices.seen and self.context.footers is False:
+                    yield self._finding(queue.at, "end-guessed")
                 return
             yield None
         if queue.data[queue.pos] != ItemType.VMDESCRIPTION:
@@ -360,7 +362,7 @@ class MainReader:
             where=self.where,
         )
 
-    def _finding(self, offset: int, code: str, number: int) -> Finding:
+    def _finding(self, offset: int, code: str, number: int = 0) -> Finding:
         problem = StreamProblem(code, found=number, command=number, used=self.context.page_size)
         return Finding(
             channel=self.channel,

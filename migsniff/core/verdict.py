@@ -53,7 +53,7 @@ def judge(connections: Sequence["Connection"], looks_like: Callable[[bytes], str
     assert main.main is not None
     decoder = main.decoders["fwd"]
     offset = decoder.queue.wire_end
-    first = _first_end(connections)
+    first = _first_end([c for c in connections if c is main or c.main is None])
     shut = main.return_path.shut if main.return_path else None
     ending = _ending(main, first, shut)
     if decoder.problem is not None:
