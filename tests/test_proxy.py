@@ -82,6 +82,16 @@ def start(*arguments: str, **streams_of: Any) -> "subprocess.Popen[bytes]":
     return subprocess.Popen([sys.executable, "-m", "migsniff", *arguments], **streams_of)
 
 
+@contextlib.contextmanager
+def ended(process: "subprocess.Popen[bytes]") -> Iterator[None]:
+    """However the test goes, the process is gone behind it."""
+    with process:
+        try:
+            yield
+        finally:
+            process.kill()
+
+
 def idle(process: "subprocess.Popen[bytes]", seconds: float = 0.3) -> bool:
     """Whether the process uses no time at all for a moment."""
     stat = Path(f"/proc/{process.pid}/stat")
@@ -189,7 +199,7 @@ def test_pairs_carry_migrations_at_the_same_time(tmp_path: Path) -> None:
 def test_a_bare_port_listens_on_all_addresses(tmp_path: Path, destination: Destination) -> None:
     options = ["--listen", "0", "--forward", destination.where, "--no-save", "--log"]
     process = start(*options, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
-    with process:
+    with ended(process):
         assert process.stderr is not None
         first = process.stderr.readline().decode()
         found = re.fullmatch(r"migsniff: listening on \*:(\d+), forwarding to 127\.0\.0\.1:\d+\n", first)
@@ -319,7 +329,7 @@ def test_after_sigkill_the_capture_can_be_read(
 def test_a_closed_pipe_ends_the_log_and_not_the_relay(tmp_path: Path, destination: Destination) -> None:
     pair = ["--listen", f"unix:{tmp_path}/in", "--forward", destination.where]
     process = start(*pair, "--no-save", "-l", stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    with process:
+    with ended(process):
         assert poll(lambda: (tmp_path / "in").exists())
         source = socket.socket(socket.AF_UNIX)
         source.connect(f"{tmp_path}/in")
@@ -340,15 +350,15 @@ def test_a_reader_that_does_not_read_stops_nothing(tmp_path: Path, destination: 
     pair = ["--listen", f"unix:{tmp_path}/in", "--forward", destination.where]
     process = start(*pair, "--no-save", stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     part = streams.ram_part(streams.zero(0x3000, b"pc.ram"))
-    data = GOOD[: GOOD.index(part[:5], 60)] + part * 250_000  # more log than pipe and queue take
-    with process:
+    data = GOOD[: GOOD.index(part[:5], 60)] + part * 80_000  # more log than pipe and queue take
+    with ended(process):
         assert poll(lambda: (tmp_path / "in").exists())
         source = socket.socket(socket.AF_UNIX)
         source.connect(f"{tmp_path}/in")
         with source:
             source.sendall(data)
         assert poll(lambda: bool(destination.received) and len(destination.received[0]) == len(data), 30)
-        assert poll(lambda: idle(process), 30)
+        assert poll(lambda: idle(process), 60)
         process.send_signal(signal.SIGTERM)
         assert process.stdout is not None
         log = process.stdout.read().decode()
@@ -409,7 +419,7 @@ def test_on_a_terminal_the_view_leaves_its_summary(
                 shown.extend(data)
 
     threading.Thread(target=drain, daemon=True).start()
-    with process:
+    with ended(process):
         assert poll(lambda: (tmp_path / "in").exists())
         source = socket.socket(socket.AF_UNIX)
         source.connect(f"{tmp_path}/in")

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import Final, TextIO
 
-LIMIT: Final = 16 << 20
+LIMIT: Final = 4 << 20
 GATHER_SECONDS: Final = 0.02
 """How long records are gathered before they are written together, unless each is to be flushed."""
 
