@@ -88,7 +88,7 @@ def test_as_one_buffer(data: bytes, cuts: list[int], steps: list[tuple[str, int]
             last, at = at, at + len(some)
         elif step == "unread":
             back = data[max(last, at - count) : at]
-            queue.unread(back)
+            queue.unread(back, 3)
             at -= len(back)
         elif step == "peek":
             assert queue.peek(count) == data[at : at + count]

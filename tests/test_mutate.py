@@ -30,7 +30,7 @@ def test_small_streams(name: str) -> None:
 @pytest.mark.parametrize("name", STREAMS)
 def test_cut_and_stripped(name: str) -> None:
     """The same errors at the same places, also from what a stripped capture keeps of them."""
-    for seed in range(300 if LONG else 6):
+    for seed in range(60 if LONG else 6):
         chance = random.Random(f"{name} {seed}")
         stream = broken(STREAMS[name], chance)
         expected = play(stream)

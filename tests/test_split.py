@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from migsniff.core.events import Direction
 from migsniff.core.session import Session
-from tests import rawsamples
-from tests.catalogue import STREAMS
+from tests import rawsamples, streams
+from tests.catalogue import SMALL_HEAD, STREAMS, passes
 from tests.playing import (
     Cut,
     Stream,
@@ -21,13 +21,14 @@ from tests.playing import (
     decode,
     pieces_of,
     play,
+    precopy,
     strip,
     verdict,
     whole,
 )
 
 LONG = bool(os.environ.get("MIGSNIFF_LONG_TESTS"))
-TINY = (1 << 20) if LONG else 2 << 10  # bytes at both ends of each real chunk that pass in tiny pieces
+TINY = (64 << 10) if LONG else 2 << 10  # bytes at both ends of each real chunk that pass in tiny pieces
 MAIN: tuple[int, Direction] = (0, "fwd")
 
 CUTS = {"whole": whole, "bytewise": bytewise, "by 3": pieces_of(3), "by 64": pieces_of(64)}
@@ -51,6 +52,16 @@ def test_bytewise(name: str) -> None:
 def test_stripped(name: str, cut: Cut) -> None:
     expected = play(STREAMS[name])
     live, kept = strip(arrivals(STREAMS[name], cut))
+    assert live == expected
+    assert decode(Session(), kept) == expected
+
+
+def test_an_error_where_an_end_was_looked_for() -> None:
+    """What told that a device ends is kept, although what stands there cannot be read."""
+    wrong = streams.EOF + b"\x06\xff\0\0\0{"
+    stream = precopy(SMALL_HEAD, passes(), streams.TIMER.item(), wrong, b"and so on")
+    expected = play(stream)
+    live, kept = strip(arrivals(stream, pieces_of(30)))
     assert live == expected
     assert decode(Session(), kept) == expected
 

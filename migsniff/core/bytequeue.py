@@ -94,7 +94,9 @@ class ByteQueue:
 
     def ensure(self, count: int) -> bool:
         """Make the next `count` bytes stand contiguously at data[pos]; False if they have not all arrived."""
-        self.looked = self.at + count
+        looked = self.at + count
+        if looked > self.looked:
+            self.looked = looked
         if self.end - self.pos >= count:
             return True
         if self.size < count:
@@ -174,8 +176,8 @@ class ByteQueue:
         self.advance(count)
         return value
 
-    def unread(self, tail: bytes) -> None:
-        """Put back the bytes that were read last."""
+    def unread(self, tail: bytes, looked: int) -> None:
+        """Put back the bytes that were read last, of which `looked` bytes told something."""
         if len(tail) <= self.pos:
             self.pos -= len(tail)
         else:
@@ -184,6 +186,7 @@ class ByteQueue:
             self.data, self.pos, self.end = tail, 0, len(tail)
         self.size += len(tail)
         self.at -= len(tail)
+        self.looked = max(self.looked, self.at + min(looked, len(tail)))
 
     def peek(self, count: int) -> bytes:
         """Up to `count` of the next bytes, as many as have arrived, without reading them."""

@@ -251,7 +251,8 @@ def find_end(
         searched, found = search.end(payload, searched, queue.at - len(payload), ended=ended)
         if found:
             context.footers = bool(footer)
-            queue.unread(bytes(payload[searched + len(footer) :]))
+            behind = bytes(payload[searched + len(footer) :])
+            queue.unread(behind, looked_at(behind))
             del payload[searched:]
             return dropped + searched
         if len(payload) > MAX_DEVICE_STATE:
@@ -355,6 +356,13 @@ def plausible(behind: bytes | bytearray, context: Context, seen: set[int], *, en
             return False
         return ended or None if len(behind) < 7 else behind[6] == ord("{")
     return False
+
+
+def looked_at(behind: bytes) -> int:
+    """How many bytes `plausible` looks at, at most."""
+    if len(behind) > 5 and behind[0] in (ItemType.SECTION_FULL, ItemType.SECTION_START):
+        return 14 + behind[5]
+    return 7
 
 
 def parse_header(data: bytes | bytearray | memoryview) -> tuple[SectionFacts, int] | None:
