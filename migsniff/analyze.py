@@ -12,8 +12,9 @@ from migsniff.core.events import Event, Finding, Undecodable, Verdict
 from migsniff.feed.files import Source, open_source
 from migsniff.offline import decode, session_for
 from migsniff.pipeline import Pipeline, Sink
-from migsniff.show.extract import MemoryDump, RamFiles, Unapplied
+from migsniff.show.extract import RamFiles
 from migsniff.show.folder import DESCRIPTION_FILE, STATE_FILE, Folder
+from migsniff.show.memorydump import MemoryDump
 from migsniff.show.script import ScriptDocument
 from migsniff.show.words import escape
 
@@ -68,11 +69,10 @@ def _state_with_memory(source: Source) -> int:
         Folder(path) as folder,
         closing(MemoryDump(folder)) as memory,
     ):
-        unapplied = Unapplied()
         document = ScriptDocument(sys.stdout, "state", memory.write)
-        code = _decode(source, [document, memory, unapplied], fields=True, contents=True)
+        code = _decode(source, [document, memory], fields=True, contents=True)
         code = max(code, _finish(document))
-        return max(code, _tell([*memory.problems, *unapplied.problems]))
+        return max(code, _tell(memory.problems))
 
 
 def _extract(source: Source, path: str) -> int:
@@ -83,10 +83,10 @@ def _extract(source: Source, path: str) -> int:
         closing(RamFiles(folder)) as files,
     ):
         state, description = ScriptDocument(state_file), ScriptDocument(description_file, "desc")
-        unapplied = Unapplied()
-        code = _decode(source, [state, description, files, unapplied], fields=True, contents=True)
+        code = _decode(source, [state, description, files], fields=True, contents=True)
+        files.flush()
         code = max(code, _finish(state), _finish(description))
-        code = max(code, _tell([*files.problems, *unapplied.problems]))
+        code = max(code, _tell(files.problems))
         if not description.described:
             folder.remove(DESCRIPTION_FILE)
         for name in (*([DESCRIPTION_FILE] if description.described else []), *files.names, STATE_FILE):

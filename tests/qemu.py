@@ -216,6 +216,17 @@ class Migration:
             f"{version['major']}.{version['minor']}.{version['micro']}", last, destination, runs, seconds
         )
 
+    def memory(self, side: str, start: int, size: int) -> bytes:
+        """Guest-physical memory of "source" or "destination", which had better be stopped."""
+        qemu, folder = dict(
+            zip(("destination", "source"), zip(self._qemus, self._folders, strict=True), strict=True)
+        )[side]
+        qemu.execute("pmemsave", val=start, size=size, filename=f"{folder.inside}/memory")
+        saved = folder.path / "memory"
+        contents = saved.read_bytes()
+        saved.unlink()
+        return contents
+
     def run(self, uri: str, timeout: float = 60) -> Result:
         """Migrate to `uri` and wait for the end."""
         self.start(uri)

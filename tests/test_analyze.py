@@ -233,25 +233,26 @@ def test_an_error_in_the_stream_is_told_once(tmp_path: Path, capfd: Captured) ->
 
 
 @pytest.mark.parametrize("mode", ["-m", "-x"])
-def test_deltas_are_not_applied_and_counted(tmp_path: Path, capfd: Captured, mode: str) -> None:
-    ram = (
-        ram_start(BLOCKS)
-        + ram_part(normal(0, b"pc.ram"), xbzrle(0), xbzrle(PAGE_SIZE))
-        + ram_end(zero(PAGE_SIZE))
-    )
+def test_deltas_are_applied(tmp_path: Path, capfd: Captured, mode: str) -> None:
+    ram = ram_start(BLOCKS) + ram_part(normal(0, b"pc.ram"), xbzrle(0), xbzrle(PAGE_SIZE)) + ram_end()
     (tmp_path / "dump").write_bytes(COMPLETE + ram + EOF)
     assert analyze("-f", tmp_path / "dump") == 0
     capfd.readouterr()
     assert analyze(mode, "-f", tmp_path / "dump", "--output-dir", tmp_path) == 1
     out, err = capfd.readouterr()
-    assert err == "migsniff: 1 page came last as XBZRLE or compressed: not applied yet\n"
+    never, broken = err.splitlines()
+    assert never.startswith("migsniff: page 0x1000 of pc.ram, at offset ")
+    assert never.endswith(" of main: an XBZRLE delta for a page that was never sent whole")
+    assert broken == "migsniff: 1 page could not be put together from what was sent last"
+    page = b"\xaa" * 5 + b"abc" + b"\xaa" * (PAGE_SIZE - 8)
     if mode == "-m":
         assert json.loads(out)["ram (2)"]["memory"] == {
-            "pc.ram (0x0000000000000000)": "XBZRLE or compressed, not applied",
-            "pc.ram (0x0000000000001000)": "Filled with 0x00",
+            "pc.ram (0x0000000000000000)": page.hex(" "),
+            "pc.ram (0x0000000000001000)": "could not be put together",
         }
     else:
         assert out == "pc.ram\n/rom@etc/acpi/tables\nstate.json\n"
+        assert (tmp_path / "pc.ram").read_bytes()[: 2 * PAGE_SIZE] == page + bytes(PAGE_SIZE)
 
 
 def test_many_problems_are_a_few_lines(tmp_path: Path, capfd: Captured) -> None:

@@ -34,7 +34,7 @@ CORE = ROOT / "core"
 LAYERS = (
     ("errors", "wire"),
     ("events",),
-    ("bytequeue", "registry", "text"),
+    ("bytequeue", "contents", "registry", "text"),
     ("fieldtypes", "description", "messages", "pages"),
     ("vmdesc", "context", "pagecount", "livesections"),
     ("devices", "mappedram", "pagesize"),
@@ -60,9 +60,10 @@ PURE = {
     "struct",
     "typing",
     "uuid",
+    "zlib",
 }
-SEEN_OUTSIDE = {"migsniff.core.events", "migsniff.core.errors"}
-"""What feed and show may import from core."""
+SEEN_OUTSIDE = {"migsniff.core.events", "migsniff.core.errors", "migsniff.core.contents"}
+"""What feed and show may import from core: the last for what only the page before gives a meaning to."""
 
 
 @cache

@@ -4,6 +4,8 @@ import errno
 import io
 import json
 import os
+import struct
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -13,10 +15,12 @@ from hypothesis import strategies as st
 
 from migsniff.core.events import Event
 from migsniff.core.session import Session
+from migsniff.core.wire import RamFlag
 from migsniff.pipeline import Sink
-from migsniff.show import extract
-from migsniff.show.extract import MemoryDump, RamFiles, Unapplied
+from migsniff.show import extract, pagestates
+from migsniff.show.extract import RamFiles
 from migsniff.show.folder import Folder
+from migsniff.show.memorydump import MemoryDump
 from tests.catalogue import SMALL, SMALL_HEAD
 from tests.playing import Cut, Stream, arrivals, bytewise, pieces_of, precopy, whole
 from tests.streams import (
@@ -26,23 +30,22 @@ from tests.streams import (
     compressed,
     configuration,
     filled,
-    hello,
     mapped_list,
-    multifd_packet,
     normal,
     page_bits,
     ram,
     ram_end,
     ram_part,
     ram_start,
+    record,
     xbzrle,
     zero,
 )
 
 # ---------------------------------------------------------------- helpers
 
-Record = tuple[bytes, int, int | None]
-"""Block, page number, and the byte that fills the page; 0: a zero page, None: an XBZRLE delta."""
+Record = tuple[bytes, int, int | bytes]
+"""Block, page number, and what comes: the byte that fills the page (0: a zero page) or an XBZRLE delta."""
 
 
 def stream_of(blocks: dict[bytes, int], records: Sequence[Record], per_section: int = 7) -> Stream:
@@ -52,8 +55,8 @@ def stream_of(blocks: dict[bytes, int], records: Sequence[Record], per_section: 
     for name, page, fill in records:
         named = None if name == block else name
         block = name
-        if fill is None:
-            items.append(xbzrle(page * SMALL, named))
+        if isinstance(fill, bytes):
+            items.append(xbzrle(page * SMALL, named, fill))
         else:
             items.append(
                 normal(page * SMALL, named, filled(SMALL, fill)) if fill else zero(page * SMALL, named)
@@ -113,83 +116,218 @@ BLOCKS = {b"ram": 64 * SMALL, b"/rom@etc/acpi/tables": 8 * SMALL, b"vga": 16 * S
 # ---------------------------------------------------------------- pages, against a model
 
 any_record = st.tuples(st.sampled_from(list(BLOCKS)), st.integers(0, 7), st.integers(0, 3))
-any_records = st.lists(any_record, max_size=60)
-with_deltas = st.lists(st.one_of(any_record, any_record.map(lambda r: (r[0], r[1], None))), max_size=60)
+any_runs = st.lists(
+    st.tuples(st.integers(1, 300), st.binary(min_size=1, max_size=200)), min_size=1, max_size=4
+)
+any_records = st.lists(
+    st.one_of(
+        any_record,
+        st.tuples(st.sampled_from(list(BLOCKS)), st.integers(0, 7), any_runs.map(lambda runs: delta(*runs))),
+    ),
+    max_size=60,
+)
 CUTS: list[Cut] = [whole, bytewise, pieces_of(300), pieces_of(5000)]
-PROPERTY = settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+PROPERTY = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+def number(value: int) -> bytes:
+    """ULEB128 of one or two bytes."""
+    return bytes([value]) if value < 128 else bytes([value & 127 | 128, value >> 7])
+
+
+def delta(*runs: tuple[int, bytes]) -> bytes:
+    """Runs: bytes that stay, bytes that are new; as much of them as fits into a page."""
+    encoded, left = b"", SMALL
+    for stay, new in runs:
+        if stay + len(new) <= left:
+            encoded += number(stay) + number(len(new)) + new
+            left -= stay + len(new)
+    return encoded
+
+
+def changed(page: bytes, encoded: bytes) -> bytes:
+    """The page with a delta applied, as the format has it, a byte at a time."""
+    at, result, source = 0, bytearray(page), iter(encoded)
+
+    def value(first: int) -> int:
+        return first if first < 128 else first & 127 | next(source) << 7
+
+    for first in source:
+        at += value(first)
+        for _ in range(value(next(source))):
+            result[at] = next(source)
+            at += 1
+    return bytes(result)
+
+
+def model_of(records: list[Record]) -> tuple[dict[tuple[bytes, int], bytes | None], int]:
+    """What each page that came is at last, None if a delta came before any page; and how many are so."""
+    model: dict[tuple[bytes, int], bytes | None] = {}
+    for name, page, fill in records:
+        if isinstance(fill, bytes):
+            before = model.get((name, page))
+            model[name, page] = None if before is None else changed(before, fill)
+        else:
+            model[name, page] = bytes([fill]) * SMALL
+    return model, sum(page is None for page in model.values())
+
+
+@PROPERTY
+@given(records=any_records, cut=st.sampled_from(CUTS), per_section=st.integers(1, 60), held=st.integers(1, 9))
+def test_files_hold_the_last_contents_of_every_page(
+    tmp_path_factory: pytest.TempPathFactory, records: list[Record], cut: Cut, per_section: int, held: int
+) -> None:
+    path = tmp_path_factory.mktemp("files")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(extract, "MOST_EDITED", held * SMALL)
+        files = extracted(stream_of(BLOCKS, records, per_section), path, cut)
+    model, broken = model_of(records)
+    found = on_disk(path)
+    assert {name: len(contents) for name, contents in found.items()} == {
+        name.decode().lstrip("/"): length for name, length in BLOCKS.items()
+    }
+    for name, length in BLOCKS.items():
+        contents = found[name.decode().lstrip("/")]
+        for page in range(length // SMALL):
+            expected = model.get((name, page), bytes(SMALL))
+            assert expected in (None, contents[page * SMALL : (page + 1) * SMALL])
+    assert files.names == [name.decode() for name in BLOCKS]
+    summary = f"{broken} page{'s' * (broken != 1)} could not be put together from what was sent last"
+    assert (summary in files.problems) == bool(broken)
+    assert all(" never sent " in problem for problem in files.problems if problem != summary)
+    if not any(isinstance(fill, bytes) for _, _, fill in records):
+        assert files.problems == []
 
 
 @PROPERTY
 @given(records=any_records, cut=st.sampled_from(CUTS), per_section=st.integers(1, 60))
-def test_files_hold_the_last_contents_of_every_page(
-    tmp_path_factory: pytest.TempPathFactory, records: list[Record], cut: Cut, per_section: int
-) -> None:
-    path = tmp_path_factory.mktemp("files")
-    files = extracted(stream_of(BLOCKS, records, per_section), path, cut)
-    model = {name: bytearray(length) for name, length in BLOCKS.items()}
-    for name, page, fill in records:
-        model[name][page * SMALL : (page + 1) * SMALL] = bytes([fill or 0]) * SMALL
-    assert on_disk(path) == {name.decode().lstrip("/"): bytes(data) for name, data in model.items()}
-    assert files.names == [name.decode() for name in BLOCKS]
-    assert files.problems == []
-
-
-@PROPERTY
-@given(records=with_deltas, cut=st.sampled_from(CUTS), per_section=st.integers(1, 60))
 def test_the_dump_has_each_page_once_where_it_first_came(
     tmp_path_factory: pytest.TempPathFactory, records: list[Record], cut: Cut, per_section: int
 ) -> None:
-    model: dict[str, str] = {}
-    for name, page, fill in records:
-        value = "Filled with 0x00" if fill == 0 else bytes([fill or 0] * SMALL).hex(" ")
-        model[f"{name.decode()} (0x{page * SMALL:016x})"] = (
-            "XBZRLE or compressed, not applied" if fill is None else value
-        )
-    found, problems = dumped(stream_of(BLOCKS, records, per_section), tmp_path_factory.mktemp("dump"), cut)
-    assert list(found.items()) == list(model.items())
-    assert problems == []
-
-
-@PROPERTY
-@given(records=with_deltas, cut=st.sampled_from(CUTS))
-def test_pages_whose_last_record_was_a_delta_are_counted(records: list[Record], cut: Cut) -> None:
-    unapplied = Unapplied()
-    show(stream_of(BLOCKS, records), unapplied, cut=cut)
     last = {(name, page): fill for name, page, fill in records}
-    missing = sum(fill is None for fill in last.values())
-    expected = f"{missing} page{'s' * (missing != 1)} came last as XBZRLE or compressed: not applied yet"
-    assert unapplied.problems == ([expected] if missing else [])
+    model = {
+        f"{name.decode()} (0x{page * SMALL:016x})": "could not be put together"
+        if contents is None
+        else "Filled with 0x00"
+        if last[name, page] == 0
+        else contents.hex(" ")
+        for (name, page), contents in model_of(records)[0].items()
+    }
+    found, _ = dumped(stream_of(BLOCKS, records, per_section), tmp_path_factory.mktemp("dump"), cut)
+    assert list(found.items()) == list(model.items())
 
 
-@pytest.mark.parametrize("cut", CUTS)
-def test_deltas_leave_a_page_as_it_was_last(tmp_path: Path, cut: Cut) -> None:
-    records: list[Record] = [(b"vga", 0, 1), (b"vga", 0, None), (b"vga", 1, None), (b"vga", 2, 2)]
-    extracted(stream_of({b"vga": 4 * SMALL}, records), tmp_path, cut)
-    assert on_disk(tmp_path) == {"vga": b"\1" * SMALL + bytes(SMALL) + b"\2" * SMALL + bytes(SMALL)}
+# ---------------------------------------------------------------- deltas and compressed pages
+
+BAD_DELTAS = {
+    b"\x01": "ends inside a run",
+    b"\x81": "ends inside a run",
+    b"\x00\x81": "ends inside a run",
+    b"\x00\x02a": "ends inside a run",
+    b"\x00\x00": "has a run of no bytes",
+    b"\x00\x01a\x00\x01b": "has a run of no bytes",
+    b"\x81\x81\x01\x01a": "has a number of more than two bytes",
+    number(SMALL) + b"\x01a": f"runs over the page's {SMALL} bytes",
+    number(SMALL - 1) + b"\x02ab": f"runs over the page's {SMALL} bytes",
+}
 
 
-def test_compressed_pages_are_not_applied_either() -> None:
-    unapplied = Unapplied()
-    stream = precopy(
+@pytest.mark.parametrize("bad", BAD_DELTAS, ids=lambda bad: bad.hex())
+def test_a_bad_delta_is_told_with_its_place(tmp_path: Path, bad: bytes) -> None:
+    records: list[Record] = [(b"vga", 1, 1), (b"vga", 2, 2), (b"vga", 1, bad), (b"vga", 2, b"\x03\x01!")]
+    stream = stream_of({b"vga": 4 * SMALL}, records)
+    files = extracted(stream, tmp_path)
+    place = stream.main.index(xbzrle(SMALL, None, bad)) + 11
+    assert files.problems == [
+        f"page {SMALL:#x} of vga, at offset {place} of main: the XBZRLE delta {BAD_DELTAS[bad]}",
+        "1 page could not be put together from what was sent last",
+    ]
+    assert on_disk(tmp_path)["vga"][2 * SMALL :] == b"\2\2\2!" + b"\2" * (SMALL - 4) + bytes(SMALL)
+
+
+def test_a_delta_for_a_page_never_sent(tmp_path: Path) -> None:
+    ok = b"\x00\x01!"
+    records: list[Record] = [
+        (b"vga", 1, ok),
+        (b"vga", 1, ok),
+        (b"vga", 3, ok),
+        (b"vga", 3, 7),
+        (b"vga", 3, ok),
+    ]
+    files = extracted(stream_of({b"vga": 4 * SMALL}, records), tmp_path)
+    assert [problem.partition(", at ")[0] for problem in files.problems[:2]] == [
+        "page 0x100 of vga",
+        "page 0x300 of vga",
+    ]
+    assert files.problems[0].endswith(": an XBZRLE delta for a page that was never sent whole")
+    assert files.problems[2:] == ["1 page could not be put together from what was sent last"]
+    assert on_disk(tmp_path)["vga"] == bytes(3 * SMALL) + b"!" + b"\7" * (SMALL - 1)
+
+
+def test_thousands_of_bad_deltas_are_told_in_few_lines(tmp_path: Path) -> None:
+    records: list[Record] = [(b"ram", page, b"\x01") for page in range(1000)]
+    files = extracted(stream_of({b"ram": 1000 * SMALL}, records), tmp_path)
+    assert len(files.problems) == extract.MOST_PROBLEMS + 1
+    assert files.problems[-1].startswith("1000 pages could not be put together")
+
+
+KILO = 1024
+
+
+def compressed_stream(*records: bytes) -> Stream:
+    return precopy(
         HEADER,
         configuration(b"virt", page_bits(10)),
-        ram_start({b"ram": 4096}),
-        ram_part(compressed(1024, b"ram", filled(1024)), compressed(1024, None, filled(1024)), zero(0)),
+        ram_start({b"ram": 4 * KILO}),
+        ram_part(*records),
         ram_end(),
         EOF,
     )
-    show(stream, unapplied)
-    assert unapplied.problems == ["1 page came last as XBZRLE or compressed: not applied yet"]
 
 
-def test_pages_of_multifd_channels_are_told() -> None:
-    unapplied = Unapplied()
-    main = SMALL_HEAD + ram_start(BLOCKS) + ram_end() + EOF
-    channel = hello(0) + multifd_packet(
-        0, block=b"ram", normal=3, zero=1, page_size=SMALL, data=filled(3 * SMALL)
+def deflated(packed: bytes, page: int = 1) -> bytes:
+    return record(page * KILO, RamFlag.COMPRESS_PAGE, struct.pack(">I", len(packed)) + packed, None)
+
+
+@pytest.mark.parametrize("cut", CUTS)
+def test_compressed_pages_are_inflated(tmp_path: Path, cut: Cut) -> None:
+    pages = [bytes(number * 7 % 251 for number in range(start, start + KILO)) for start in range(3)]
+    stream = compressed_stream(
+        compressed(KILO, b"ram", pages[0]),
+        compressed(0, None, pages[1]),
+        compressed(2 * KILO, None, pages[2]),
+        compressed(0, None, pages[2]),
+        zero(2 * KILO),
     )
-    show(Stream(((0, "fwd", main[:60]), (1, "fwd", channel), (0, "fwd", main[60:]))), unapplied)
-    assert unapplied.problems == ["4 pages came over multifd channels: not applied yet"]
+    files = extracted(stream, tmp_path, cut)
+    assert files.problems == []
+    assert on_disk(tmp_path) == {"ram": pages[2] + pages[0] + bytes(2 * KILO)}
+
+
+GOOD = zlib.compress(filled(KILO))
+BAD_PAGES = [
+    (b"junk", " cannot be decompressed: Error -3 while decompressing data: incorrect header check"),
+    (zlib.compress(bytes(KILO + 1)), " decompresses to more than its 1024 bytes"),
+    (zlib.compress(bytes(1 << 19), 9), " decompresses to more than its 1024 bytes"),  # a bomb
+    (zlib.compress(bytes(KILO - 1)), " decompresses to 1023 bytes instead of 1024"),
+    (GOOD[:-2], " is cut short: its compressed data ends behind 1024 of 1024 bytes"),
+    (GOOD + b"abc", ": 3 bytes behind the end of its compressed data"),
+]
+
+
+@pytest.mark.parametrize(("packed", "problem"), BAD_PAGES)
+def test_a_bad_compressed_page_is_told_with_its_place(tmp_path: Path, packed: bytes, problem: str) -> None:
+    good = filled(KILO)
+    stream = compressed_stream(
+        compressed(0, b"ram", good), deflated(packed), compressed(2 * KILO, None, good)
+    )
+    files = extracted(stream, tmp_path)
+    place = stream.main.index(struct.pack(">I", len(packed)) + packed) + 4
+    assert files.problems == [
+        f"page 0x400 of ram, at offset {place} of main: the page{problem}",
+        "1 page could not be put together from what was sent last",
+    ]
+    assert on_disk(tmp_path) == {"ram": filled(KILO) + bytes(KILO) + filled(KILO) + bytes(KILO)}
 
 
 @pytest.mark.parametrize("cut", CUTS)
@@ -378,13 +516,12 @@ def test_a_full_disk_is_told_once_and_other_blocks_go_on(
 
 
 def test_pages_far_apart_do_not_buy_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extract, "MAX_STATE_SLACK", 10 * extract.SEGMENT)
-    records: list[Record] = [(b"ram", page * extract.SEGMENT, None) for page in range(100)]
-    stream = stream_of({b"ram": 100 * extract.SEGMENT * SMALL}, records)
-    unapplied = Unapplied()
-    show(stream, unapplied)
-    assert unapplied.problems[0].startswith("pages stand so far apart")
-    assert unapplied.problems[1].startswith("11 pages came last as XBZRLE")
-    found, problems = dumped(stream, tmp_path)
-    assert problems == unapplied.problems[:1]
+    monkeypatch.setattr(pagestates, "MAX_STATE_SLACK", 10 * pagestates.SEGMENT)
+    records: list[Record] = [(b"ram", page * pagestates.SEGMENT, 1) for page in range(100)]
+    stream = stream_of({b"ram": 100 * pagestates.SEGMENT * SMALL}, records)
+    assert [text[:24] for text in extracted(stream, tmp_path / "files").problems] == [
+        "pages stand so far apart"
+    ]
+    found, problems = dumped(stream, tmp_path / "dump")
+    assert [text[:24] for text in problems] == ["pages stand so far apart"]
     assert 0 < len(found) < 12

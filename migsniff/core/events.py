@@ -145,7 +145,8 @@ class RamPages(Event, frozen=True, tag="ram-pages", kw_only=True):
     Sent only to those who want page contents. How records are grouped depends on how the bytes were cut;
     their concatenation does not. `words` are the records' words (address and flags, uint64). `data` holds the
     records' bytes, in it the contents of record i are `lengths[i]` bytes from `bodies[i]`; all of it is valid
-    only until the next event is asked for.
+    only until the next event is asked for. Pages of a channel come in order; between channels a page of a
+    later `round` is the newer one (GuestMemory.round), and within a round no page comes on two channels.
     """
 
     block: str
@@ -155,6 +156,7 @@ class RamPages(Event, frozen=True, tag="ram-pages", kw_only=True):
     bodies: "NDArray[uint64]"
     lengths: "NDArray[uint64]"
     data: memoryview
+    round: int = 0
 
     @property
     def addresses(self) -> "NDArray[uint64]":
@@ -168,8 +170,13 @@ class RamPages(Event, frozen=True, tag="ram-pages", kw_only=True):
 
     @property
     def zero(self) -> "NDArray[bool_]":
-        """Which records say that a page is filled with zeroes. Neither: XBZRLE and compressed pages."""
+        """Which records say that a page is filled with zeroes."""
         return (self.words & int(RamFlag.ZERO)).astype(bool)
+
+    @property
+    def xbzrle(self) -> "NDArray[bool_]":
+        """Which records hold a delta (core/contents.py); those of none of the three kinds are deflated."""
+        return (self.words & int(RamFlag.XBZRLE)).astype(bool)
 
 
 class PageCounts(msgspec.Struct, frozen=True):

@@ -162,12 +162,19 @@ class GuestBlock:
 
 
 class GuestMemory:
-    """All RAM blocks of one migration, and the passes over them as far as the wire shows them."""
+    """All RAM blocks of one migration, and the passes over them as far as the wire shows them.
+
+    `round` counts where the destination waits for all multifd channels: a channel does so at each packet with
+    SYNC, the main channel at each MULTIFD_FLUSH, or at the end of each section if there are none (machine
+    types up to 8.0). Postcopy, whose pages come on two channels and are the last, is a round of its own.
+    """
 
     def __init__(self) -> None:
         self.page_size = 0
         self.blocks: dict[bytes, GuestBlock] = {}
         self.iteration = 1
+        self.round = 0
+        self.flushes = False  # the main channel has MULTIFD_FLUSH records
         self.count_passes = True  # until postcopy, where pages come as they are asked for
         self.ordered = True  # False once compressed pages came: their threads finish out of order
         self.position = (-1, -1)  # block index and page of the last page record
@@ -185,6 +192,12 @@ class GuestMemory:
         self.page_size = page_size
         for block in self.blocks.values():
             block.page_count = block.length // page_size
+
+    def next_round(self, *, flush: bool = False) -> None:
+        """The main channel is at a MULTIFD_FLUSH, or at the end of a section of ram."""
+        self.flushes |= flush
+        if flush or not self.flushes:
+            self.round += 1
 
     def pass_ends_before(self, block: GuestBlock, page: int) -> bool:
         """Whether a page record belongs to the next pass: it goes back, or was sent in this one."""

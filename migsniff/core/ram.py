@@ -256,6 +256,7 @@ class RamReader:
                 bodies=np.cumsum(headers + bodies) - bodies,
                 lengths=bodies,
                 data=memoryview(queue.data)[queue.pos : queue.pos + size],
+                round=self.memory.round,
             )
         )
 
@@ -274,6 +275,7 @@ class RamReader:
         if word == MULTIFD_FLUSH:
             queue.advance(WORD)
             self.flushes += 1
+            self.memory.next_round(flush=True)
             return True
         if start and not self.memory.blocks:
             self.where = "the RAM block list"
@@ -347,6 +349,7 @@ class RamReader:
             bodies=np.array([header], np.uint64),
             lengths=np.array([length], np.uint64),
             data=memoryview(queue.data)[queue.pos : queue.pos + header + length],
+            round=self.memory.round,
         )
 
     def _block_named(self, name: bytes) -> GuestBlock:

@@ -210,6 +210,7 @@ class MainReader:
         if last and memory.pass_tallies:  # QEMU looks for dirty pages once more before the last ones
             yield ram.counter.end_pass(start, final=False)
         counts, blocks = yield from ram.payload(start=kind == ItemType.SECTION_START)
+        memory.next_round()
         end = queue.at
         yield from self._footer(facts)
         yield RamSection(
@@ -296,6 +297,7 @@ class MainReader:
             if context.memory.pass_tallies:
                 yield self.ram.counter.end_pass(queue.at, final=False)
             context.memory.count_passes = False
+            context.memory.round += 1
             self.ram.forget_block()
         elif command == Command.POSTCOPY_RESUME:
             self.ram.forget_block()

@@ -1,51 +1,59 @@
-"""Guest memory out of a stream: into sparse files, one a RAM block, and into the JSON of `analyze -m`.
+"""Guest memory out of a stream: into sparse files, one a RAM block.
 
 Files follow the block names as far as these are harmless. Whatever a stream calls its blocks, and however
 long it says they are: nothing outside the folder is reached, no two blocks share a file, and memory is
-bounded by one byte of state a guest page, of which there are hardly more than page records.
+bounded by MOST_EDITED and one byte of state a guest page, of which there are hardly more than page records.
 """
 
 import errno
-import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from migsniff.core.contents import apply_delta, inflate_page
 from migsniff.core.errors import StreamProblem
-from migsniff.core.events import Event, MultifdPacket, RamBlocks, RamPages, RamSection
+from migsniff.core.events import (
+    CommandSent,
+    Configuration,
+    Data,
+    Event,
+    MultifdPacket,
+    RamBlocks,
+    RamPages,
+    RamSection,
+)
 from migsniff.show.folder import Folder, file_names
-from migsniff.show.script import INDENT
+from migsniff.show.pagestates import BROKEN, UNSENT, ZERO, Pages, PageStates
 from migsniff.show.words import escape, several
-
-ORDER_FILE: Final = "%order"  # no block's file is called so
 
 OPEN_FILES: Final = 128  # a stream may announce many more blocks than a process may open files
 MOST_BUFFERS: Final = 1024  # of one pwritev (IOV_MAX)
+MOST_EDITED: Final = 64 << 20  # bytes of pages that wait in memory for their next delta
+MOST_PROBLEMS: Final = 10  # pages that are told one by one
 ZEROES: Final = bytes(1 << 16)
-
-SEGMENT: Final = 4096  # pages whose state is made together
-MAX_STATE_SLACK: Final = 16 << 20  # bytes of page state beside one for each page record
-UNSENT, DATA, ZERO, MISSING = 0, 1, 2, 3
-
-Pages = NDArray[np.uint64]
+IGNORE_SHARED: Final = "x-ignore-shared"
 
 # ---------------------------------------------------------------- pages
 
 
-def latest(addresses: Pages) -> "NDArray[np.intp]":
-    """Index of the last record of each page, by ascending address."""
-    if ascending(addresses):
-        return np.arange(len(addresses))
-    _, backwards = np.unique(addresses[::-1], return_index=True)
-    return len(addresses) - 1 - backwards
-
-
-def ascending(addresses: Pages) -> bool:
-    """Whether no page comes twice or goes back."""
-    return len(addresses) < 2 or bool((addresses[1:] > addresses[:-1]).all())
+def stretches(event: RamPages) -> Iterator[RamPages]:
+    """The records of an event, cut before each whose address is not above the one before it."""
+    addresses = event.addresses
+    cuts = (np.flatnonzero(addresses[1:] <= addresses[:-1]) + 1).tolist()
+    if not cuts:
+        yield event
+        return
+    for start, stop in zip([0, *cuts], [*cuts, len(addresses)], strict=True):
+        yield msgspec.structs.replace(
+            event,
+            words=event.words[start:stop],
+            bodies=event.bodies[start:stop],
+            lengths=event.lengths[start:stop],
+        )
 
 
 def runs(addresses: Pages, page_size: int) -> tuple[list[int], list[int]]:
@@ -58,53 +66,135 @@ class RamFiles:
     """A show sink that writes each RAM block's pages into a sparse file of the block's length.
 
     `names` are those of the files, in the order of the stream's blocks, and with the slash that a block's
-    name begins with if nothing else had to be changed. `problems` says which files are not complete and why.
-    Pages that are neither whole nor zero are left as they were before: see `Unapplied`.
+    name begins with if nothing else had to be changed. `problems` says what is not there, or not right, and
+    why. `states` tells what each page is now. `first_seen` is called with the addresses of pages that come
+    for the first time, and with none when it begins again (a migration that was tried again).
     """
 
-    def __init__(self, folder: Folder) -> None:
+    def __init__(self, folder: Folder, first_seen: Callable[[str, Pages], None] | None = None) -> None:
         self.names: list[str] = []
-        self.problems: list[str] = []
+        self.states = PageStates()
         self._folder = folder
-        self._known: set[str] = set()
+        self._first_seen = first_seen
+        self._lengths: dict[str, int] = {}
         self._paths: dict[str, str] = {}  # of the blocks that are being written
         self._written: dict[str, int] = {}  # behind the last byte ever written
         self._open: dict[str, int] = {}
+        self._edited: dict[str, dict[int, bytearray]] = {}  # pages that deltas were applied to, by address
+        self._held = 0  # bytes of these
+        self._page_size = 0
+        self._from: str | None = None  # the main channel of the list of blocks
+        self._tries = 0
+        self._sent: set[str] = set()  # blocks of which pages came
+        self._ignore_shared = False
+        self._packets = self._flushes = 0
+        self._problems: list[str] = []
+        self._scattered = False
+
+    # ------------------------------------------------------------ events
 
     def show(self, migration: str, time: int, event: Event) -> None:
         """Make the files, write pages."""
         if isinstance(event, RamPages):
-            if event.block in self._paths:
-                self._guard(event.block, self._write, event)
+            if event.block in self._paths and not self._scattered:
+                self._sent.add(event.block)
+                self._page_size = event.page_size
+                for stretch in stretches(event):
+                    self._guard(event.block, self._take, stretch)
         elif isinstance(event, RamBlocks):
-            lengths = {block.name: block.length for block in event.blocks}
-            for block, path in file_names(lengths).items():
-                if block not in self._known:  # a list may come piece by piece, each with what came before
-                    self._known.add(block)
-                    self._paths[block] = path
-                    self._guard(block, self._create, path, lengths[block])
-                    if block in self._paths:
-                        self.names.append(block if block == f"/{path}" else path)
+            self._announced(event)
+        elif isinstance(event, CommandSent):
+            if event.name == "POSTCOPY_RAM_DISCARD":
+                self._discarded(event)
+        elif isinstance(event, Configuration):
+            self._ignore_shared = IGNORE_SHARED in (event.capabilities or ())
+        elif isinstance(event, MultifdPacket):
+            self._packets += 1
+        elif isinstance(event, RamSection):
+            self._flushes += event.multifd_flushes
 
     def read(self, block: str, address: int, size: int) -> bytes | None:
-        """Bytes of a block as they are now; None if the file could not be written."""
+        """Bytes of a block as they were when `flush` was called; None if the file could not be written."""
         return os.pread(self._file(block), size, address) if block in self._paths else None
 
+    def flush(self) -> None:
+        """Write what waits in memory."""
+        for block, pages in self._edited.items():
+            if pages:
+                self._guard(block, self._write_back, block, pages)
+                pages.clear()
+        self._held = 0
+
     def close(self) -> None:
-        """Close the files."""
+        """Write what waits, and close the files."""
+        self.flush()
         while self._open:
             os.close(self._open.popitem()[1])
 
+    @property
+    def problems(self) -> list[str]:
+        """What is missing, in sentences; complete behind `flush`."""
+        problems = list(self._problems)
+        if broken := self.states.count(BROKEN):
+            problems.append(f"{several(broken, 'page')} could not be put together from what was sent last")
+        if late := self.states.late:
+            problems.append(
+                f"{several(late, 'page record')} came so late on its channel that an older one may stand"
+            )
+        if self._tries > 1:
+            problems.append(f"{several(self._tries, 'migration')} began: the memory is that of the last one")
+        if self._ignore_shared and (shared := [name for name in self._lengths if name not in self._sent]):
+            problems.append(f"{IGNORE_SHARED}: no pages were sent of {', '.join(map(escape, shared))}")
+        if self._flushes and not self._packets:
+            problems.append("pages went over multifd channels, which are not in this file")
+        return problems
+
     def _guard(self, block: str, write: Callable[..., None], *arguments: object) -> None:
         """What goes wrong with one file does not keep the others from being written."""
+        if block not in self._paths:
+            return
         try:
             write(*arguments)
+        except StreamProblem as problem:
+            self._problems.append(problem.text)
+            self._scattered = True
         except (OSError, OverflowError) as error:
             path = self._paths.pop(block)
             reason = error.strerror if isinstance(error, OSError) and error.strerror else error
-            self.problems.append(f"{escape(path)} is not complete: {reason}")
+            self._problems.append(f"{escape(path)} is not complete: {reason}")
 
     # ------------------------------------------------------------ files
+
+    def _announced(self, event: RamBlocks) -> None:
+        """A list of blocks, which may come piece by piece, each with what came before."""
+        if event.channel != self._from:
+            self._from = event.channel
+            self._tries += 1
+            if self._tries > 1:
+                self._begin_again()
+        lengths = {block.name: block.length for block in event.blocks}
+        for block, path in file_names(lengths).items():
+            if block not in self._lengths:
+                self._lengths[block] = lengths[block]
+                self._paths[block] = path
+                self._guard(block, self._create, path, lengths[block])
+                if block in self._paths:
+                    self.names.append(block if block == f"/{path}" else path)
+
+    def _begin_again(self) -> None:
+        self._edited.clear()
+        self._held = 0
+        self.flush()
+        for block, path in self._paths.items():
+            self._folder.remove(path)
+            if (file := self._open.pop(block, None)) is not None:
+                os.close(file)
+        self.names.clear()
+        self.states = PageStates()
+        for kept in (self._lengths, self._paths, self._written):
+            kept.clear()
+        if self._first_seen is not None:
+            self._first_seen("", np.empty(0, np.uint64))
 
     def _create(self, path: str, length: int) -> None:
         file = self._folder.create(path)
@@ -126,37 +216,136 @@ class RamFiles:
 
     # ------------------------------------------------------------ pages
 
-    def _write(self, event: RamPages) -> None:
-        addresses, normal, bodies = event.addresses, event.normal, event.bodies
-        usable = normal | event.zero
-        if not usable.all():
-            addresses, normal, bodies = addresses[usable], normal[usable], bodies[usable]
-        if not ascending(addresses):
-            last = latest(addresses)
-            addresses, normal, bodies = addresses[last], normal[last], bodies[last]
-        written = self._written.get(event.block, 0)
-        zero = addresses[~normal]
-        stale = zero[zero < written]
-        if len(stale):
-            file = self._file(event.block)
-            for start, stop in zip(*runs(stale, event.page_size), strict=True):
-                _clear(file, int(stale[start]), int(stale[stop - 1]) + event.page_size)
-        addresses, bodies = addresses[normal], bodies[normal]
-        if len(addresses):
-            self._write_data(event, addresses, bodies.tolist())
-            self._written[event.block] = max(written, int(addresses[-1]) + event.page_size)
+    def _take(self, part: RamPages) -> None:
+        """Records of distinct pages, whose order does not matter therefore."""
+        block, addresses, normal, zero = part.block, part.addresses, part.normal, part.zero
+        whole = normal | zero
+        marks = np.where(zero, np.uint8(ZERO), np.uint8(0))
+        before, newer = self.states.enter(block, addresses // part.page_size, marks, part.round)
+        if self._first_seen is not None and len(fresh := addresses[before == UNSENT]):
+            self._first_seen(block, fresh)
+        if not newer.all():
+            normal, zero, whole = normal & newer, zero & newer, whole | ~newer
+        if edited := self._edited.get(block):
+            for address in addresses[normal | zero].tolist():
+                if edited.pop(address, None) is not None:
+                    self._held -= part.page_size
+        self._clear(block, addresses[zero], part.page_size)
+        pages = [part.data[at : at + part.page_size] for at in part.bodies[normal].tolist()]
+        self._write(block, addresses[normal], pages, part.page_size)
+        if not whole.all():
+            self._decode(part, np.flatnonzero(~whole), before)
 
-    def _write_data(self, event: RamPages, addresses: Pages, bodies: list[int]) -> None:
-        file, data, size = self._file(event.block), event.data, event.page_size
-        for first in range(0, len(addresses), MOST_BUFFERS):
-            part = addresses[first : first + MOST_BUFFERS]
-            pages = [data[at : at + size] for at in bodies[first : first + MOST_BUFFERS]]
+    def _decode(self, part: RamPages, which: "NDArray[np.intp]", before: "NDArray[np.uint8]") -> None:
+        """Records that are neither a page as it is nor a zero page."""
+        block, size, data = part.block, part.page_size, part.data
+        records = zip(
+            part.addresses[which].tolist(),
+            part.bodies[which].tolist(),
+            part.lengths[which].tolist(),
+            part.xbzrle[which].tolist(),
+            before[which].tolist(),
+            strict=True,
+        )
+        edited = self._edited.setdefault(block, {})
+        for address, at, length, delta, state in records:
+            try:
+                if not delta:
+                    page = inflate_page(data[at : at + length], size)
+                    self._write(block, np.array([address], np.uint64), [page], size)
+                    continue
+                if state == UNSENT:
+                    raise StreamProblem("xbzrle-unsent")
+                if state & BROKEN:
+                    self.states.mark_broken(block, address // size)
+                    continue
+                held = edited.get(address)
+                if held is None:
+                    held = self._load(block, edited, address, size)
+                apply_delta(held, data, at, at + length)
+            except StreamProblem as problem:
+                self._broken(part, address, at, problem)
+
+    def _broken(self, part: RamPages, address: int, at: int, problem: StreamProblem) -> None:
+        self.states.mark_broken(part.block, address // part.page_size)
+        if self._edited[part.block].pop(address, None) is not None:
+            self._held -= part.page_size
+        if len(self._problems) < MOST_PROBLEMS:
+            place = (
+                f"page {address:#x} of {escape(part.block)}, at offset {part.offset + at} of {part.channel}"
+            )
+            self._problems.append(f"{place}: {problem.text}")
+
+    def _discarded(self, event: CommandSent) -> None:
+        """Pages that the destination drops: they are zero until they come again."""
+        block, ranges = event.arguments.get("block"), event.arguments.get("ranges")
+        if not isinstance(block, str) or not isinstance(ranges, tuple) or block not in self._paths:
+            return
+        size, edited = self._page_size, self._edited.get(block, {})
+        for start, length in ranges:
+            stop = min(start + length, self._lengths[block])
+            if size and start < stop:
+                self.states.drop(block, start // size, -(-stop // size))
+                for address in [address for address in edited if start <= address < stop]:
+                    del edited[address]
+                    self._held -= size
+                self._guard(block, self._clear_range, block, start, min(stop, self._written_to(block)))
+
+    # ------------------------------------------------------------ deltas
+
+    def _load(self, block: str, edited: dict[int, bytearray], address: int, size: int) -> bytearray:
+        """A page as it is in its file, to be changed in memory from here on."""
+        if self._held + size > MOST_EDITED:
+            self.flush()
+        page = edited[address] = bytearray(os.pread(self._file(block), size, address))
+        self._held += size
+        return page
+
+    def _write_back(self, block: str, pages: dict[int, bytearray]) -> None:
+        addresses = sorted(pages)
+        buffers = [pages[address] for address in addresses]
+        self._write(block, np.array(addresses, np.uint64), buffers, self._page_size)
+
+    # ------------------------------------------------------------ writing
+
+    def _write(self, block: str, addresses: Pages, pages: Sequence[Data], size: int) -> None:
+        """Write pages at ascending addresses."""
+        if not pages:
+            return
+        file = self._file(block)
+        for first in range(0, len(pages), MOST_BUFFERS):
+            part, buffers = addresses[first : first + MOST_BUFFERS], pages[first : first + MOST_BUFFERS]
             starts, stops = runs(part, size)
             # the usual run is short: what is done for each is what extracting costs
             for start, stop, address in zip(starts, stops, part[starts].tolist(), strict=True):
-                written = os.pwritev(file, pages[start:stop], address)
+                written = os.pwritev(file, buffers[start:stop], address)
                 if written != (stop - start) * size:
-                    _write_all(file, b"".join(pages[start:stop])[written:], address + written)
+                    _write_all(file, b"".join(buffers[start:stop])[written:], address + written)
+        self._written[block] = max(self._written_to(block), int(addresses[-1]) + size)
+
+    def _written_to(self, block: str) -> int:
+        return self._written.get(block, 0)
+
+    def _clear(self, block: str, addresses: Pages, size: int) -> None:
+        """Make pages at ascending addresses zero."""
+        stale = addresses[addresses < self._written_to(block)]
+        if len(stale):
+            for start, stop in zip(*runs(stale, size), strict=True):
+                self._clear_range(block, int(stale[start]), int(stale[stop - 1]) + size)
+
+    def _clear_range(self, block: str, start: int, stop: int) -> None:
+        """Write zeroes where there is data between `start` and `stop`; holes stay."""
+        file = self._file(block)
+        while start < stop:
+            try:
+                start = os.lseek(file, start, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno == errno.ENXIO:  # no more data up to the end of the file
+                    return
+                raise
+            hole = min(os.lseek(file, start, os.SEEK_HOLE), stop)
+            while start < hole:
+                start += os.pwrite(file, ZEROES[: hole - start], start)
 
 
 def _write_all(file: int, data: bytes, address: int) -> None:
@@ -164,185 +353,3 @@ def _write_all(file: int, data: bytes, address: int) -> None:
     while data:
         written = os.pwrite(file, data, address)
         data, address = data[written:], address + written
-
-
-def _clear(file: int, start: int, stop: int) -> None:
-    """Write zeroes where there is data between `start` and `stop`; holes stay."""
-    while start < stop:
-        try:
-            start = os.lseek(file, start, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno == errno.ENXIO:  # no more data up to the end of the file
-                return
-            raise
-        hole = min(os.lseek(file, start, os.SEEK_HOLE), stop)
-        while start < hole:
-            start += os.pwrite(file, ZEROES[: hole - start], start)
-
-
-# ---------------------------------------------------------------- what is not there
-
-
-class PageStates:
-    """One byte for each page, in segments that are made when the first of their pages comes."""
-
-    def __init__(self) -> None:
-        self._segments: dict[tuple[str, int], NDArray[np.uint8]] = {}
-        self._records = 0
-
-    def exchange(self, block: str, pages: Pages, states: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Set the states of ascending distinct page numbers; returns those they had before.
-
-        Raises StreamProblem (pages-scattered) before few records could buy much memory; no guest is so.
-        """
-        self._records += len(pages)
-        before = np.zeros(len(pages), np.uint8)
-        numbers = pages // SEGMENT
-        cuts = (np.flatnonzero(np.diff(numbers)) + 1).tolist()
-        for start, stop in zip([0, *cuts], [*cuts, len(pages)], strict=True):
-            segment = self._segment(block, int(numbers[start]))
-            where = (pages[start:stop] % SEGMENT).astype(np.intp)
-            before[start:stop] = segment[where]
-            segment[where] = states[start:stop]
-        return before
-
-    def get(self, block: str, page: int) -> int:
-        """The state of one page."""
-        segment = self._segments.get((block, page // SEGMENT))
-        return UNSENT if segment is None else int(segment[page % SEGMENT])
-
-    def count(self, state: int) -> int:
-        """How many pages are in a state other than UNSENT."""
-        return sum(int(np.count_nonzero(segment == state)) for segment in self._segments.values())
-
-    def _segment(self, block: str, number: int) -> NDArray[np.uint8]:
-        segment = self._segments.get((block, number))
-        if segment is None:
-            if len(self._segments) * SEGMENT > MAX_STATE_SLACK + self._records:
-                raise StreamProblem("pages-scattered", limit=MAX_STATE_SLACK)
-            segment = self._segments[block, number] = np.zeros(SEGMENT, np.uint8)
-        return segment
-
-
-class Unapplied:
-    """A show sink that knows which pages' last contents did not come as whole pages, and says so.
-
-    XBZRLE deltas and compressed pages are not applied yet, and pages of multifd channels not looked at.
-    """
-
-    def __init__(self) -> None:
-        self._states = PageStates()
-        self._blocks: set[str] = set()
-        self._multifd = self._flushes = 0
-        self._problems: list[str] = []
-
-    def show(self, migration: str, time: int, event: Event) -> None:
-        """Take note of page records."""
-        if isinstance(event, MultifdPacket):
-            self._multifd += event.normal + event.zero
-        elif isinstance(event, RamSection):
-            self._flushes += event.multifd_flushes
-        elif isinstance(event, RamPages) and not self._problems:
-            usable = event.normal | event.zero
-            if event.block in self._blocks or not usable.all():
-                self._blocks.add(event.block)
-                last = latest(event.addresses)
-                states = np.where(usable[last], np.uint8(UNSENT), np.uint8(MISSING))
-                try:
-                    self._states.exchange(event.block, event.addresses[last] // event.page_size, states)
-                except StreamProblem as problem:
-                    self._problems.append(problem.text)
-
-    @property
-    def problems(self) -> list[str]:
-        """What is missing, in sentences."""
-        problems = list(self._problems)
-        if missing := self._states.count(MISSING):
-            problems.append(f"{several(missing, 'page')} came last as XBZRLE or compressed: not applied yet")
-        if self._multifd:
-            problems.append(f"{several(self._multifd, 'page')} came over multifd channels: not applied yet")
-        elif self._flushes:
-            problems.append("pages went over multifd channels, which are not in this file")
-        return problems
-
-    def close(self) -> None:
-        """Nothing is pending."""
-
-
-# ---------------------------------------------------------------- analyze -m
-
-
-class MemoryDump:
-    """A show sink for what `analyze -m` prints: each page once, where it first came, as it was at last.
-
-    The pages wait in sparse files and their order in another, all in `folder`, which only we can read.
-    """
-
-    def __init__(self, folder: Folder) -> None:
-        self._files = RamFiles(folder)
-        self._states = PageStates()
-        self._order = os.fdopen(folder.create(ORDER_FILE), "w+b")
-        self._blocks: dict[str, int] = {}
-        self._page_size = 0
-        self._problems: list[str] = []
-
-    @property
-    def problems(self) -> list[str]:
-        """What is missing, in sentences."""
-        return self._files.problems + self._problems
-
-    def show(self, migration: str, time: int, event: Event) -> None:
-        """Keep pages, and the order in which they came first."""
-        self._files.show(migration, time, event)
-        if isinstance(event, RamPages) and not self._problems:
-            try:
-                self._note(event)
-            except StreamProblem as problem:
-                self._problems.append(problem.text)
-
-    def _note(self, event: RamPages) -> None:
-        self._page_size = event.page_size
-        addresses = event.addresses
-        last = latest(addresses)
-        states = np.where(
-            event.zero, np.uint8(ZERO), np.where(event.normal, np.uint8(DATA), np.uint8(MISSING))
-        )
-        before = self._states.exchange(event.block, addresses[last] // event.page_size, states[last])
-        new = before == UNSENT
-        if new.any():
-            _, first = np.unique(addresses, return_index=True)
-            fresh = addresses[np.sort(first[new])]
-            block = self._blocks.setdefault(event.block, len(self._blocks))
-            self._order.write(np.stack((np.full_like(fresh, block), fresh), axis=1).tobytes())
-
-    def write(self, write: Callable[[str], object], indent: str) -> None:
-        """Write the JSON object of all pages."""
-        blocks = [(block, json.dumps(block)[:-1]) for block in self._blocks]
-        head = "{\n"
-        for index, address in self._in_order():
-            block, quoted = blocks[index]
-            value = self._value(block, address)
-            if value is not None:
-                write(f'{head}{indent}{INDENT}{quoted} (0x{address:016x})": "{value}"')
-                head = ",\n"
-        write("{}" if head == "{\n" else f"\n{indent}}}")
-
-    def _in_order(self) -> Iterator[tuple[int, int]]:
-        self._order.seek(0)
-        while part := self._order.read(1 << 20):
-            entries = np.frombuffer(part, np.uint64).reshape(-1, 2)
-            yield from zip(entries[:, 0].tolist(), entries[:, 1].tolist(), strict=True)
-
-    def _value(self, block: str, address: int) -> str | None:
-        state = self._states.get(block, address // self._page_size)
-        if state == ZERO:
-            return "Filled with 0x00"
-        if state == MISSING:
-            return "XBZRLE or compressed, not applied"
-        page = self._files.read(block, address, self._page_size)
-        return None if page is None else page.hex(" ")
-
-    def close(self) -> None:
-        """Close the files."""
-        self._files.close()
-        self._order.close()
