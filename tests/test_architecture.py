@@ -36,7 +36,8 @@ LAYERS = (
     ("events",),
     ("bytequeue", "contents", "registry", "text"),
     ("fieldtypes", "description", "messages", "pages"),
-    ("vmdesc", "context", "pagecount", "livesections"),
+    ("faults", "vmdesc", "pagecount", "livesections"),
+    ("context",),
     ("devices", "mappedram", "pagesize"),
     ("blocklist", "configuration"),
     ("ram",),
@@ -44,7 +45,17 @@ LAYERS = (
     ("channel", "verdict"),
     ("session",),
 )
-WITH_NUMPY = {"bytequeue", "channel", "mappedram", "pagecount", "pages", "ram", "session"}
+WITH_NUMPY = {
+    "bytequeue",
+    "channel",
+    "faults",
+    "mappedram",
+    "pagecount",
+    "pages",
+    "ram",
+    "returnpath",
+    "session",
+}
 PURE = {
     "array",
     "collections",

@@ -34,7 +34,11 @@ def context(*, postcopy: bool = False, page_size: int | None = None) -> Context:
         (b"\x16\2\3\1\2\3\4\5", context(), "unknown"),
         (command(10, b"\3ram"), context(postcopy=True), "resumed"),
         (command(9), context(postcopy=True), "resumed"),
-        (command(10, b"\3ram"), context(), "unknown"),
+        (command(10, b"\3ram"), context(), "resumed"),
+        (command(9, b"\3ram"), context(), "resumed"),  # as it was before 3.1
+        (command(10, b"\3ram")[:5], context(), None),
+        (command(10, b"\3ramm"), context(), "unknown"),
+        (command(10, b"\0") + b"more", context(), "unknown"),
         (command(1) + command(1), context(postcopy=True), "unknown"),
         (normal(4096, b"ram"), context(page_size=4096), "preempt"),
         (zero(0, b"ram"), context(page_size=4096), "preempt"),
@@ -133,6 +137,8 @@ def test_a_parser_that_fails(data: bytes, code: str, message: str) -> None:
 def test_stopped_from_outside() -> None:
     made = decoder()
     assert len(list(made.feed(Chunk(0, 0, "fwd", b"ab", 2)))) == 2
-    assert made.stop("decoder-behind", limit=7).message.startswith("decoding fell more than 7 bytes behind")
+    (problem,) = made.stop("decoder-behind", limit=7)
+    assert isinstance(problem, Undecodable)
+    assert problem.message.startswith("decoding fell more than 7 bytes behind")
     (opaque,) = fed(made, b"cd")
     assert (opaque.offset, opaque.size) == (2, 2)

@@ -34,7 +34,7 @@ def test_messages(cut: Cut) -> None:
         ("SWITCHOVER_ACK", {}),
         ("PONG", {"value": 1}),
         ("REQ_PAGES_ID", {"block": "ram", "start": 4096, "length": 8192}),
-        ("REQ_PAGES", {"start": 0, "length": 4096}),
+        ("REQ_PAGES", {"block": "ram", "start": 0, "length": 4096}),
         ("RECV_BITMAP", {"block": "ram", "bitmap": 24}),
         ("RESUME_ACK", {"value": 1}),
         ("SHUT", {"value": 0}),

@@ -17,10 +17,12 @@ from migsniff.core.events import (
     Finding,
     Header,
     LiveSection,
+    LoosePages,
     MultifdHello,
     MultifdPacket,
     Opaque,
     Package,
+    PageFault,
     RamBlocks,
     RamSection,
     ReturnPathMessage,
@@ -284,7 +286,7 @@ WHERE: dict[str, tuple[bytes, int, str]] = {
     "a command": (ping(1), 3, "a command, 3 bytes into it"),
     "a command's payload": (ping(1), 8, "a command, 8 bytes into it"),
     "a live section": (LIVE_SECTIONS[0], 30, "section spapr/htab instance 0 (START), 2 bytes into it"),
-    "a package": (package(ping(1), ping(2)), 9 + 9 + 4, "a command, 4 bytes into it"),
+    "a package": (package(ping(1), ping(2)), 9 + 9 + 4, "the package, a command, 4 bytes into it"),
     "the description": (ram_end() + EOF + description(b"{}"), 18 + 1 + 6, "the description, 6 bytes into it"),
 }
 
@@ -307,6 +309,7 @@ COVERING = (
     Header,
     Configuration,
     RamSection,
+    LoosePages,
     LiveSection,
     DeviceSection,
     CommandSent,
@@ -318,7 +321,7 @@ COVERING = (
     Opaque,
     Undecodable,
 )
-WITHIN = (ChannelFound, RamBlocks, DirtySync, Package, DirectionEnded, Verdict)
+WITHIN = (ChannelFound, RamBlocks, DirtySync, Package, PageFault, DirectionEnded, Verdict)
 """These say something of bytes that others cover, or of none."""
 
 
@@ -342,11 +345,11 @@ def spans(events: list[Event], *, exact: bool) -> list[tuple[int, int]]:
 
 
 WHOLE = {name: stream for name, stream in STREAMS.items() if stream.outcome in ("completed", "opaque")}
-# the preempt channel's pages have no event yet; the first main channel of "resumed" breaks off
+# the first main channel of "resumed" breaks off
 WHOLE = {
     name: stream
     for name, stream in WHOLE.items()
-    if name not in ("preempt", "resumed", "a live section that does not fit")
+    if name not in ("resumed", "a live section that does not fit")
 }
 
 

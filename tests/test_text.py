@@ -22,11 +22,13 @@ from migsniff.core.events import (
     Finding,
     Header,
     LiveSection,
+    LoosePages,
     MultifdHello,
     MultifdPacket,
     Opaque,
     Package,
     PageCounts,
+    PageFault,
     RamBlock,
     RamBlocks,
     RamPages,
@@ -184,10 +186,16 @@ LINES: list[tuple[Event, str, str, str]] = [
         "POSTCOPY_RAM_DISCARD block=pc.ram ranges=0x0+0x1000,0x1000+0x1000,0x2000+0x1000 and 2 more",
     ),
     (
-        ReturnPathMessage(**AT, message=4, name="REQ_PAGES", arguments={"start": 4096, "length": 8192}),
+        ReturnPathMessage(**AT, message=5, name="RECV_BITMAP", arguments={"block": "b", "received": 5}),
         "reply",
         "-",
-        "REQ_PAGES start=0x1000 length=8192",
+        "RECV_BITMAP block=b received=5",
+    ),
+    (
+        LoosePages(**AT, iteration=2, counts=PageCounts(zero=3)),
+        "pages",
+        "ram/0",
+        "pass=2 zero=3, in no whole section",
     ),
     (Package(**AT, length=13455), "package", "-", "13455 bytes"),
     (
@@ -250,8 +258,58 @@ def test_line(event: Event, kind: str, section: str, ending: str) -> None:
 
 
 def test_every_event_type_has_a_line_in_the_table() -> None:
-    shown = {type(row[0]) for row in LINES} | {RamPages}
+    shown = {type(row[0]) for row in LINES} | {RamPages, PageFault}
     assert {cls for cls in _leaves(Event) if cls.__module__ == events.__name__} == shown
+
+
+def asked(start: int, time: int) -> tuple[int, ReturnPathMessage]:
+    arguments = {"block": "pc.ram", "start": start, "length": 4096}
+    return time, ReturnPathMessage(**AT, message=4, name="REQ_PAGES", arguments=arguments)
+
+
+def fault(start: int, time: int, **more: Any) -> tuple[int, PageFault]:
+    place: dict[str, Any] = {**AT, "channel": "preempt", "block": "pc.ram", "address": start, "length": 4096}
+    return time, PageFault(**{**place, "asked_channel": "main", "asked_offset": 0, **more})
+
+
+FAULTS: list[tuple[int, Event]] = [
+    asked(0x1000, 1000),
+    asked(0x2000, 1100),
+    fault(0x1000, 4200),
+    asked(0x3000, 5000),
+    fault(0x3000, 5000, crossed=True),
+    (1_001_000, EndOfStream(**AT)),
+    fault(0x2000, 1_001_100),
+    (1_001_200, EndOfStream(**AT)),
+]
+
+
+def test_page_faults_share_a_line() -> None:
+    lines: list[str] = []
+    log = TextLog(lines.append)
+    for time, event in FAULTS:
+        log.show("m", time, event)
+    told = [line.split("  ", 1)[1] if " faults " not in line else line for line in lines]
+    assert [line for line in told if " faults " in line] == [
+        "  1.001000          - -     faults  -              -  3 page requests, 1 answered (median 3.2 ms, "
+        "p99 3.2 ms, longest 3.2 ms), 1 on preempt, 1 sent before they were asked for, 1 waiting\n",
+        "  1.001200          - -     faults  -              -  0 page requests, 1 answered (median 1.00 s, "
+        "p99 1.00 s, longest 1.00 s), 1 on preempt\n",
+    ]
+    assert len(lines) == 4
+
+
+def test_each_page_fault_has_a_line_of_its_own_in_a_verbose_log() -> None:
+    lines: list[str] = []
+    log = TextLog(lines.append, verbose=True)
+    for time, event in FAULTS:
+        log.show("m", time, event)
+    found = [line.splitlines()[0].split("  ")[-1] for line in lines if " fault " in line]
+    assert found == [
+        "page fault 0x1000 of pc.ram answered after 3.2 ms on preempt",
+        "page fault 0x3000 of pc.ram: the page had been sent already",
+        "page fault 0x2000 of pc.ram answered after 1.00 s on preempt",
+    ]
 
 
 def _leaves(cls: type[Event]) -> set[type[Event]]:

@@ -1,6 +1,6 @@
 """One direction of a connection: its parser is driven, and replaced when the bytes stop making sense."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -51,10 +51,13 @@ class DirectionDecoder:
         self.problem_where = ""
         self.opaque_from = 0
         self.opaque_as = "bytes of an unknown protocol"
+        self._leftover: Callable[[], Iterator[Event]] = lambda: iter(())
 
-    def parse(self, reader: Reader, steps: Steps) -> None:
-        """Use this parser from here on."""
-        self.reader, self.steps = reader, steps
+    def parse(
+        self, reader: Reader, steps: Steps, leftover: Callable[[], Iterator[Event]] = lambda: iter(())
+    ) -> None:
+        """Use this parser from here on; `leftover` tells what it has of a record when no more is read."""
+        self.reader, self.steps, self._leftover = reader, steps, leftover
 
     @property
     def where(self) -> str:
@@ -79,6 +82,7 @@ class DirectionDecoder:
         """No more bytes will come."""
         self.queue.closed = True
         yield from self._drive()
+        yield from self._leftover()
         if self.steps is None and self.opaque_from < self.queue.wire_end:
             yield Opaque(
                 channel=self.channel,
@@ -95,23 +99,24 @@ class DirectionDecoder:
             except StopIteration:
                 self._count_only("bytes behind the end of the stream", self.queue.at)
             except StreamProblem as problem:
-                yield self._give_up(problem)
+                yield from self._give_up(problem)
             except Exception as bug:  # whatever goes wrong in here, the rest of migsniff goes on
                 detail = f"{type(bug).__name__}: {bug}"
-                yield self._give_up(StreamProblem("decoder-bug", detail=detail))
+                yield from self._give_up(StreamProblem("decoder-bug", detail=detail))
             else:
                 if event is None:
                     return
                 yield event
         self.queue.discard()
 
-    def _give_up(self, problem: StreamProblem) -> Undecodable:
+    def _give_up(self, problem: StreamProblem) -> Iterator[Event]:
         where = self.reader.where if self.reader else ""
         self.problem, self.problem_where = problem, where
         offset = self.queue.mark
         size = max(0, self.queue.at - offset)
         self._count_only("bytes behind an error", self.queue.at)
-        return Undecodable(
+        yield from self._leftover()
+        yield Undecodable(
             channel=self.channel,
             direction=self.direction,
             offset=offset,
@@ -121,9 +126,9 @@ class DirectionDecoder:
             where=where,
         )
 
-    def stop(self, code: str, **details: object) -> Undecodable:
+    def stop(self, code: str, **details: object) -> Iterator[Event]:
         """Stop decoding from outside: it was too slow, or it failed."""
-        return self._give_up(StreamProblem(code, **details))
+        yield from self._give_up(StreamProblem(code, **details))
 
     def _count_only(self, what: str, start: int) -> None:
         self.steps = None
@@ -160,7 +165,7 @@ class PreemptReader:
     def run(self) -> Steps:
         """Records; some versions send an EOS at the end."""
         while True:
-            yield from self.ram.payload(start=False)
+            yield from self.ram.payload(start=False, framed=False)
 
 
 def classify(head: bytes, context: Context, *, ended: bool) -> tuple[str, str] | None:
@@ -175,13 +180,32 @@ def classify(head: bytes, context: Context, *, ended: bool) -> tuple[str, str] |
             return "multifd", ""
         if head[0] == TLS_HANDSHAKE and head[1] == TLS_MAJOR:
             return "tls", f"TLS handshake, record version {head[1]}.{head[2]}"
-        if head[:3] in (b"\x08\x00\x0a", b"\x08\x00\x09") and context.postcopy:
-            return "resumed", "postcopy goes on over a new connection"
+        resumed = _is_resumed(head, context)
+        if resumed is None and not ended:
+            return None
+        if resumed:
+            what = "postcopy goes on over a new connection"
+            return "resumed", what if context.postcopy else f"{what}; what was before was not seen"
     if len(head) >= CLASSIFY:
         if _is_page_record(U64.unpack_from(head)[0], context):
             return "preempt", "pages that the destination asked for"
         return "unknown", f"begins with {head[:CLASSIFY].hex(' ')}"
     return ("unknown", f"ended after {head.hex(' ')}") if ended else None
+
+
+def _is_resumed(head: bytes, context: Context) -> bool | None:
+    """Whether a connection begins as a recovery does: a command that asks for a block's received bitmap.
+
+    If postcopy was seen before, that is enough; otherwise its length must fit too, for which 6 bytes must
+    have come (None: they have not).
+    """
+    if head[:3] not in (b"\x08\x00\x0a", b"\x08\x00\x09"):
+        return False
+    if context.postcopy:
+        return True
+    if len(head) < 6:
+        return None
+    return head[3] == 0 and 1 < head[4] == head[5] + 1
 
 
 def _is_page_record(word: int, context: Context) -> bool:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from migsniff.core.faults import PageRequests
 from migsniff.core.pages import GuestMemory
 
 
@@ -20,6 +21,7 @@ class Context:
     """The state that all channels of one migration share."""
 
     memory: GuestMemory = field(default_factory=GuestMemory)
+    requests: PageRequests = field(default_factory=PageRequests)
     page_size: int | None = None
     page_size_from: str = ""
     learned_page_size: int | None = None
@@ -31,6 +33,8 @@ class Context:
     """Whether sections end with a footer; None until the first section of known length has ended."""
     return_path: bool = False
     postcopy: bool = False
+    package_pings: set[int] = field(default_factory=set)
+    """The pings in the package that were not answered yet: 3 stands behind its devices."""
     colo: bool = False
     want_contents: bool = False
     want_fields: bool = False

@@ -227,6 +227,18 @@ class RamSection(Section, frozen=True, tag="ram-section", kw_only=True):
     multifd_flushes: int = 0
 
 
+class LoosePages(Event, frozen=True, tag="loose-pages", kw_only=True):
+    """Page records that stand in no whole section: in one that was cut off, or on a preempt channel.
+
+    From `offset` on, up to the end of the last whole record. What a section carries is otherwise told by its
+    RamSection, so that the sums over both are all pages.
+    """
+
+    iteration: int
+    counts: PageCounts
+    blocks: tuple[BlockPages, ...] = ()
+
+
 class LiveSection(Section, frozen=True, tag="live-section", kw_only=True):
     """A START, PART or END of another live handler (block, dirty-bitmap, spapr/htab, vfio ...).
 
@@ -293,6 +305,22 @@ class ReturnPathMessage(Event, frozen=True, tag="return-path", kw_only=True):
 
 
 Argument = int | str | tuple[tuple[int, int], ...]
+
+
+class PageFault(Event, frozen=True, tag="page-fault", kw_only=True):
+    """What the destination asked for has come: the page record of `size` bytes at `offset` of `channel`.
+
+    Asked for were `length` bytes from `address` of `block`, by the message at `asked_offset` of the return
+    path of `asked_channel`; of several pages (a huge page) the last one answers. `crossed`: that page had
+    been sent before it was asked for, so that nothing will answer; the event then stands at the message.
+    """
+
+    block: str
+    address: int
+    length: int
+    asked_channel: str
+    asked_offset: int
+    crossed: bool = False
 
 
 class Package(Event, frozen=True, tag="package", kw_only=True):
@@ -379,7 +407,8 @@ class DirectionEnded(Event, frozen=True, tag="end", kw_only=True):
 class Verdict(Event, frozen=True, tag="verdict", kw_only=True):
     """The one line at the end. `ok` decides the exit code.
 
-    `outcome`: completed, truncated, cancelled, refused, failed, reset, undecodable, not-a-stream, empty.
+    `outcome`: completed, truncated, cancelled, refused, failed, reset, paused, undecodable, opaque,
+    not-a-stream, empty.
     """
 
     ok: bool

@@ -129,6 +129,16 @@ def received_bitmap(payload: bytes) -> Arguments:
     return {"block": _string(payload, 0, "the block of a received bitmap")[0]}
 
 
+def resumed_command(number: int, length: int) -> int:
+    """The present number of a command on a resumed connection: before 3.1 the two of a recovery had others.
+
+    (8 and 9: ENABLE_COLO came in between. What asks for a bitmap names a block, what resumes is empty.)
+    """
+    if number == Command.ENABLE_COLO:
+        return int(Command.POSTCOPY_RESUME)
+    return int(Command.RECV_BITMAP) if number == Command.POSTCOPY_RESUME and length else number
+
+
 # ---------------------------------------------------------------- return path
 
 

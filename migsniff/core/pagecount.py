@@ -37,6 +37,7 @@ class PageCounter:
         self.name_size = 0
         self.passed: list[DirtySync] = []
         self._channel = channel
+        memory.uncounted.append(self.flush)
         self._tallies: Tallies = {}  # of this section, since the last pass began
         self._section: Tallies = {}
 

@@ -143,12 +143,16 @@ def fold(tallies: Tallies, into: Tallies) -> None:
 
 # ---------------------------------------------------------------- guest memory
 
+MOST_TIMES: Final = 254
+IN_POSTCOPY: Final = 255
+
 
 class GuestBlock:
     """One RAM block: its announced facts, and how often each of its pages was sent.
 
-    That count is the one byte of state a guest page: it stops at 255. It stands in segments that are made
-    when the first of their pages comes, so that an announced length costs nothing.
+    That count is the one byte of state a guest page: it stops at MOST_TIMES; IN_POSTCOPY stands for a page
+    that was sent since postcopy began, when each that is missing is sent once. It stands in segments that
+    are made when the first of their pages comes, so that an announced length costs nothing.
     """
 
     __slots__ = ("index", "length", "name", "page_count", "segments")
@@ -172,6 +176,7 @@ class GuestMemory:
     def __init__(self) -> None:
         self.page_size = 0
         self.blocks: dict[bytes, GuestBlock] = {}
+        self.by_name: dict[str, GuestBlock] = {}  # the same by the names that events carry
         self.iteration = 1
         self.round = 0
         self.flushes = False  # the main channel has MULTIFD_FLUSH records
@@ -181,11 +186,13 @@ class GuestMemory:
         self.pass_tallies: Tallies = {}
         self.records = 0
         self.state_bytes = 0
+        self.uncounted: list[Callable[[], None]] = []  # have each channel's last records counted
         self.scattered = False  # pages stand too far apart: there is no state for new segments any more
 
     def announce(self, blocks: list[tuple[bytes, RamBlock]]) -> None:
         """Take the list of blocks from the START of section ram."""
         self.blocks = {name: GuestBlock(i, block) for i, (name, block) in enumerate(blocks)}
+        self.by_name = {block.name: block for block in self.blocks.values()}
 
     def set_page_size(self, page_size: int) -> None:
         """Give the target's page size, in bytes, before the first page is counted."""
@@ -207,8 +214,29 @@ class GuestMemory:
             return (block.index, page) <= self.position
         return self.times_sent(block, page) >= self.iteration
 
+    def count_all(self) -> None:
+        """Count all records that came: only in postcopy, where no pass can end by it."""
+        for count in () if self.count_passes else self.uncounted:
+            count()
+
+    def received(self, block: GuestBlock, first: int, bits: NDArray[np.uint8]) -> int:
+        """Take in which of the pages from `first` on the destination has; returns how many.
+
+        One that was sent and is missing was lost with the connection: it will be sent again.
+        """
+        bits = bits[: max(0, block.page_count - first)]
+        at = 0
+        while at < len(bits):
+            number, start = divmod(first + at, PAGE_STATE_SEGMENT)
+            some = bits[at : at + PAGE_STATE_SEGMENT - start]
+            at += len(some)
+            if (segment := block.segments.get(number)) is not None:
+                states = segment[start : start + len(some)]
+                states[(some == 0) & (states == IN_POSTCOPY)] = MOST_TIMES
+        return int(np.count_nonzero(bits))
+
     def times_sent(self, block: GuestBlock, page: int) -> int:
-        """How often a page has been sent, up to 255."""
+        """How often a page has been sent, up to MOST_TIMES, or IN_POSTCOPY."""
         segment = block.segments.get(page // PAGE_STATE_SEGMENT)
         return 0 if segment is None else int(segment[page % PAGE_STATE_SEGMENT])
 
@@ -242,14 +270,15 @@ class GuestMemory:
         if last - first + 1 == len(pages):
             seen = segment[first - base : last - base + 1]
             resent = int(np.count_nonzero(seen))
-            seen += seen < 255
+            if self.count_passes:
+                seen += seen < MOST_TIMES
+            else:
+                seen[:] = IN_POSTCOPY
             return resent
         where = (pages - np.uint64(base)).astype(np.intp)
         seen = segment[where]
-        resent = int(np.count_nonzero(seen))
-        seen += seen < 255
-        segment[where] = seen
-        return resent
+        segment[where] = seen + (seen < MOST_TIMES) if self.count_passes else IN_POSTCOPY
+        return int(np.count_nonzero(seen))
 
     def mark_one(self, block: GuestBlock, page: int) -> int:
         """Count one more sending of one page; returns 1 if it had been sent before, else 0."""
@@ -259,7 +288,9 @@ class GuestMemory:
         if segment is None:
             return 0
         seen = int(segment[at])
-        if seen < 255:
+        if not self.count_passes:
+            segment[at] = IN_POSTCOPY
+        elif seen < MOST_TIMES:
             segment[at] = seen + 1
         return 1 if seen else 0
 

@@ -9,7 +9,8 @@ Format: migration/ram.c, QEMU 5.2 to 11.1.
 """
 
 from array import array
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,12 +18,15 @@ from migsniff.core.blocklist import read_block_list
 from migsniff.core.bytequeue import ByteQueue, Steps
 from migsniff.core.context import Context
 from migsniff.core.errors import StreamProblem
-from migsniff.core.events import BREATH, BlockPages, Event, PageCounts, RamPages
+from migsniff.core.events import BREATH, BlockPages, Event, LoosePages, PageCounts, PageFault, RamPages
 from migsniff.core.pagecount import PageCounter, layout
 from migsniff.core.pages import PAGE_ENCODINGS, GuestBlock
 from migsniff.core.pagesize import find_page_size
 from migsniff.core.text import readable
 from migsniff.core.wire import U64, XBZRLE_HEADER, XBZRLE_MARKER, RamFlag
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 # Plain numbers: an operation on an enumeration's members costs as much as decoding a record.
 ZERO, PAGE, XBZRLE = int(RamFlag.ZERO), int(RamFlag.PAGE), int(RamFlag.XBZRLE)
@@ -52,19 +56,22 @@ class RamReader:
         self.block: GuestBlock | None = None
         self.flushes = 0
         self.where = ""
-        self._lent: list[RamPages] = []
+        self._lent: list[RamPages | PageFault] = []
+        self._began: int | None = None  # where the records of the section that is being read begin
+        self._ended = 0  # where the last whole record of it ends
         self._zero_run = False  # there was nothing but zero pages: more may follow
 
     # ------------------------------------------------------------ a section
 
     def payload(
-        self, *, start: bool
+        self, *, start: bool, framed: bool = True
     ) -> Generator[Event | None, None, tuple[PageCounts, tuple[BlockPages, ...]]]:
         """Read records up to the EOS that ends a section; returns what it carried, in all and by block.
 
-        `start`: the block list may come.
+        `start`: the block list may come. `framed`: a RamSection will tell what is returned.
         """
         self.flushes = 0
+        self._began = self._ended = self.queue.at
         self.counter.begin_section()
         while True:
             more = False
@@ -81,9 +88,32 @@ class RamReader:
                     yield BREATH
             elif not (yield from self._record(start=start)):
                 break
+        if not framed:
+            self._ended = self.queue.at
+            yield from self.leftover()
         counts = self.counter.end_section()
+        self._began = None
         yield from self._passed()
         return counts
+
+    def leftover(self) -> Iterator[Event]:
+        """Nothing more will be read: what was counted of a section that has not ended."""
+        if self._began is None:
+            return
+        start, self._began = self._began, None
+        counts, blocks = self.counter.end_section()
+        passed, self.counter.passed = self.counter.passed, []
+        yield from passed
+        if counts.pages:
+            yield LoosePages(
+                channel=self.channel,
+                direction="fwd",
+                offset=start,
+                size=self._ended - start,
+                iteration=self.memory.iteration,
+                counts=counts,
+                blocks=blocks,
+            )
 
     def forget_block(self) -> None:
         """The sender names the block again: postcopy begins or was resumed."""
@@ -165,10 +195,13 @@ class RamReader:
             self._omit(words, lengths, collected, variable)
         if self.context.want_contents:
             self._lend(block, words[collected:], lengths[variable:], size)
+        if self.context.requests.waiting:
+            self._answer(block, np.array(words[collected:], np.uint64), lengths[variable:])
+        if self.context.want_contents:
             counter.flush()
         at = queue.at + size
         queue.advance(pos - begin)
-        queue.at = at
+        queue.at = self._ended = at
         self._zero_run = enough and pos - begin == ENOUGH * (WORD + 1)
         return enough
 
@@ -193,7 +226,10 @@ class RamReader:
         if not counter.words:
             counter.block, counter.start = block, queue.at
         counter.words.frombytes(found[:length].tobytes())
+        if self.context.requests.waiting:
+            self._answer(block, found[:length], array("Q"))
         queue.advance(length * stride)
+        self._ended = queue.at
         self._zero_run = length == count
         return True
 
@@ -237,6 +273,20 @@ class RamReader:
             ends += np.uint64(at + WORD + page_size)
             spans[:, 0] = ends - np.uint64(page_size)
         omitted.append(spans)
+
+    def _answer(self, block: GuestBlock, batch: "NDArray[np.uint64]", lengths: "array[int]") -> None:
+        """Tell which of the records that begin here answer a request."""
+        page_size = self.memory.page_size
+        answered = self.context.requests.answered(block, batch // np.uint64(page_size))
+        if not answered:
+            return
+        headers, bodies = layout(batch, lengths, page_size)
+        sizes = headers + bodies
+        ends = np.cumsum(sizes) + np.uint64(self.queue.at)
+        for index, request in answered:
+            size = int(sizes[index])
+            offset = int(ends[index]) - size
+            self._lent.append(request.fault(self.channel, "fwd", offset, size, crossed=False))
 
     def _lend(self, block: GuestBlock, words: "array[int]", lengths: "array[int]", size: int) -> None:
         """Hand out the records collected last with their bytes."""
@@ -332,8 +382,13 @@ class RamReader:
             self.counter.one(block, address // memory.page_size, encoding.kind, header + length, start)
         else:
             self.counter.collect(block, word, length if encoding.kind == "xbzrle" else None, name_size, start)
+        self._ended = queue.at
         yield from self._passed()
         self.where = ""
+        if self.context.requests.waiting:
+            page = np.array([address // memory.page_size], np.uint64)
+            for _, request in self.context.requests.answered(block, page):
+                yield request.fault(self.channel, "fwd", start, queue.at - start, crossed=False)
 
     def _lent_record(self, block: GuestBlock, word: int, header: int, length: int) -> RamPages:
         queue = self.queue

@@ -9,6 +9,7 @@ from migsniff.core.bytequeue import ByteQueue
 from migsniff.core.channel import CLASSIFY, DirectionDecoder, PreemptReader, classify
 from migsniff.core.context import Context
 from migsniff.core.devices import DeviceStateBudget
+from migsniff.core.errors import problem_text
 from migsniff.core.events import (
     Arrival,
     ChannelFound,
@@ -17,6 +18,7 @@ from migsniff.core.events import (
     DirectionEnded,
     Ended,
     Event,
+    Finding,
     Learned,
     Opened,
     Verdict,
@@ -105,10 +107,32 @@ class Session:
                     yield from decoder.close()
             if connection.main is not None:
                 connection.main.devices.release()
+        yield from self._unanswered()
         ok, outcome, message, offset = judge(list(self.connections.values()), self.looks_like)
         yield Verdict(
             channel="main", direction="fwd", offset=offset, size=0, ok=ok, outcome=outcome, message=message
         )
+
+    def _unanswered(self) -> Iterator[Event]:
+        """Page requests that no page has answered."""
+        requests = self.context.requests
+        if requests.waiting:
+            oldest = next(iter(requests.waiting.values()))
+            message = problem_text(
+                "requests-unanswered",
+                count=len(requests.waiting) + requests.forgotten,
+                start=oldest.address,
+                name=oldest.block.name,
+            )
+            yield Finding(
+                channel=oldest.channel,
+                direction="rev",
+                offset=oldest.offset,
+                size=0,
+                severity="note",
+                code="requests-unanswered",
+                message=message,
+            )
 
     def detach(self) -> None:
         """Within an iteration of `feed`: the chunk's data is wanted back, what is still needed is copied."""
@@ -156,7 +180,7 @@ class Session:
         for connection in self.connections.values():
             for decoder in connection.decoders.values():
                 if decoder.steps is not None:
-                    yield decoder.stop(code, **details)
+                    yield from decoder.stop(code, **details)
 
     # ------------------------------------------------------------ connections
 
@@ -215,20 +239,21 @@ class Session:
             )
         if role in ("main", "resumed"):
             main = connection.main = MainReader(name, queue, self.context, self.budget)
-            decoder.parse(main, main.run() if role == "main" else main.resume())
+            steps = main.run() if role == "main" else main.resume()
+            decoder.parse(main, steps, main.ram.leftover)
             if "rev" not in connection.decoders:
-                back = connection.return_path = ReturnPathReader(name, connection.queues["rev"])
+                back = connection.return_path = ReturnPathReader(name, connection.queues["rev"], self.context)
                 self._decoder(connection, "rev", name).parse(back, back.run())
         elif role == "multifd":
             multifd = MultifdReader(name, queue, self.context)
             decoder.parse(multifd, multifd.run())
         elif role == "preempt":
             preempt = PreemptReader(name, queue, self.context)
-            decoder.parse(preempt, preempt.run())
+            decoder.parse(preempt, preempt.run(), preempt.ram.leftover)
         else:
             queue.looked = CLASSIFY
         if self._stopped is not None and decoder.steps is not None:
-            yield decoder.stop(self._stopped[0], **self._stopped[1])
+            yield from decoder.stop(self._stopped[0], **self._stopped[1])
 
     def _decoder(self, connection: Connection, direction: Direction, name: str) -> DirectionDecoder:
         decoder = DirectionDecoder(name, direction, connection.queues[direction])

@@ -22,7 +22,7 @@ from migsniff.core.events import (
     Undecodable,
 )
 from migsniff.core.livesections import live_section
-from migsniff.core.messages import COMMANDS, Arguments
+from migsniff.core.messages import COMMANDS, Arguments, resumed_command
 from migsniff.core.ram import RamReader
 from migsniff.core.text import checked
 from migsniff.core.vmdesc import Description
@@ -38,6 +38,8 @@ from migsniff.core.wire import (
     Command,
     ItemType,
 )
+
+MAX_PACKAGE_PINGS = 16
 
 KINDS: dict[int, SectionType] = {
     ItemType.SECTION_START: "START",
@@ -60,12 +62,15 @@ class MainReader:
         self.finished = False  # EOF has been read: nothing is missing if the stream ends now
         self.described = False
         self.at_footer = False
+        self.resumed = False  # this connection goes on with what another one began
+        self.in_package = False
         self.switched = False  # the last sections begin: the source has stopped its guest
 
     @property
     def where(self) -> str:
         """What is being read: section or item, and the record in it."""
-        return f"{self.item}, {self.ram.where}" if self.ram.where else self.item
+        item = f"{self.item}, {self.ram.where}" if self.ram.where else self.item
+        return f"the package, {item}" if self.in_package else item
 
     @property
     def between_iterations(self) -> bool:
@@ -80,10 +85,12 @@ class MainReader:
         yield from self._header()
         self.item = "the configuration"
         yield from read_configuration(self.channel, self.queue, self.context)
-        yield from self.resume()
+        yield from self._items(None)
+        yield from self._description()
 
     def resume(self) -> Steps:
-        """Items up to the EOF, and the description."""
+        """What goes on after postcopy was paused: items up to the EOF."""
+        self.resumed = self.switched = True
         yield from self._items(None)
         yield from self._description()
 
@@ -121,6 +128,8 @@ class MainReader:
                 yield from self._announced(ItemType(kind), limit)
             elif kind == ItemType.COMMAND:
                 yield from self._command(limit)
+            elif kind == ItemType.EOF and limit is not None:
+                raise StreamProblem("package-eof", left=limit - queue.at)
             elif kind == ItemType.EOF:
                 yield from queue.u8()
                 self.finished = True
@@ -165,7 +174,8 @@ class MainReader:
         (section_id,) = U32.unpack_from(queue.data, queue.pos + 1)
         facts = self.context.sections.get(section_id)
         if facts is None:
-            raise StreamProblem("section-unknown", kind=KINDS[kind], section_id=section_id)
+            code = "resumed-alone" if self.resumed else "section-unknown"
+            raise StreamProblem(code, kind=KINDS[kind], section_id=section_id)
         queue.advance(5)
         self.switched = self.switched or kind == ItemType.SECTION_END
         self.item = f"section {facts.idstr} instance {facts.instance_id} ({KINDS[kind]})"
@@ -261,15 +271,18 @@ class MainReader:
         yield from queue.u8()
         number = yield from queue.u16()
         length = yield from queue.u16()
+        if self.resumed:
+            number = resumed_command(number, length)
         entry = COMMANDS.get(number)
         payload = yield from queue.take(length)
         if entry is None:
-            yield self._finding(start, "command", number)
+            yield self._finding(start, "command", command=number)
             return
         self.item = f"command {entry.name}"
         if not entry.least <= length <= entry.most:
             raise StreamProblem("command-length", name=entry.name, length=length, expected=entry.least)
         arguments = entry.arguments(payload)
+        discarded = self._discarded(arguments) if number == Command.POSTCOPY_RAM_DISCARD else None
         yield CommandSent(
             channel=self.channel,
             direction="fwd",
@@ -279,7 +292,31 @@ class MainReader:
             name=entry.name,
             arguments=arguments,
         )
+        if discarded is not None:
+            yield self._finding(start, "discard", **discarded)
         yield from self._obey(Command(number), arguments, limit)
+
+    def _discarded(self, arguments: Arguments) -> dict[str, object] | None:
+        """Count the pages of a discard; what is wrong with the first range that cannot be, if any."""
+        context = self.context
+        name, ranges = arguments["block"], arguments["ranges"]
+        assert isinstance(name, str)
+        assert isinstance(ranges, tuple)
+        if not context.page_size:
+            return None
+        arguments["pages"] = sum(length for _, length in ranges) // context.page_size
+        block = context.memory.by_name.get(name)
+        for start, length in ranges:
+            if block is None:
+                why = "there is no such block"
+            elif start + length > block.length:
+                why = f"the block is {block.length:#x} bytes long"
+            elif start % context.page_size or length % context.page_size:
+                why = f"not whole pages of {context.page_size} bytes"
+            else:
+                continue
+            return {"name": name, "start": start, "length": length, "why": why}
+        return None
 
     def _obey(self, command: Command, arguments: Arguments, limit: int | None) -> Steps:
         """What a command changes for the bytes that follow."""
@@ -299,14 +336,23 @@ class MainReader:
             context.memory.count_passes = False
             context.memory.round += 1
             self.ram.forget_block()
+        elif command == Command.POSTCOPY_RUN and limit is not None and queue.at < limit:
+            # the destination stops reading its package here
+            self.item = "behind the package's end"
+            yield self._finding(queue.at, "package-long", left=limit - queue.at)
+            yield from queue.contents(limit - queue.at)
         elif command == Command.POSTCOPY_RESUME:
             self.ram.forget_block()
+        elif command == Command.PING and self.in_package and isinstance(value := arguments["value"], int):
+            if len(context.package_pings) < MAX_PACKAGE_PINGS:
+                context.package_pings.add(value)
         elif command == Command.PACKAGED and isinstance(length := arguments.get("length"), int):
             if limit is not None:
                 raise StreamProblem("package-depth")
-            self.switched = True
+            self.switched = self.in_package = True
             yield Package(channel=self.channel, direction="fwd", offset=queue.at, size=0, length=length)
             yield from self._items(queue.at + length)
+            self.in_package = False
 
     # ------------------------------------------------------------ description
 
@@ -346,7 +392,8 @@ class MainReader:
             text=bytes(text),
         )
         if description.page_size and self.context.page_size not in (None, description.page_size):
-            yield self._finding(start, "page-size-described", description.page_size)
+            used = self.context.page_size
+            yield self._finding(start, "page-size-described", found=description.page_size, used=used)
         yield from self.devices.describe(description)
         self.devices.release()
 
@@ -364,8 +411,8 @@ class MainReader:
             where=self.where,
         )
 
-    def _finding(self, offset: int, code: str, number: int = 0) -> Finding:
-        problem = StreamProblem(code, found=number, command=number, used=self.context.page_size)
+    def _finding(self, offset: int, code: str, **details: object) -> Finding:
+        problem = StreamProblem(code, **details)
         return Finding(
             channel=self.channel,
             direction="fwd",

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from migsniff.core.events import Direction, EndKind, Party
+from migsniff.core.wire import PACKAGE_LOADED
 
 if TYPE_CHECKING:
     from migsniff.core.session import Connection
@@ -17,6 +18,7 @@ HOW = {
     "error": "failed",
 }
 
+LOADING = f" while loading the package, whose PING {PACKAGE_LOADED} it did not answer"
 EARLY = 4 << 20  # bytes that may be on their way when the destination refuses the first kilobyte
 
 Judgement = tuple[bool, str, str, int]
@@ -53,7 +55,7 @@ def judge(connections: Sequence["Connection"], looks_like: Callable[[bytes], str
     assert main.main is not None
     decoder = main.decoders["fwd"]
     offset = decoder.queue.wire_end
-    first = _first_end([c for c in connections if c is main or c.main is None])
+    first = _first_end(_judged(connections, main))
     shut = main.return_path.shut if main.return_path else None
     ending = _ending(main, first, shut)
     if decoder.problem is not None:
@@ -67,9 +69,15 @@ def judge(connections: Sequence["Connection"], looks_like: Callable[[bytes], str
     if first.how == "refused":
         return False, "refused", f"{first}, {place}", offset
     if shut:
-        return False, "failed", f"the destination reported an error (SHUT {shut}); {first}, {place}", offset
+        what = f"the destination reported an error (SHUT {shut})"
+        if not main.main.in_package and _loading(main):
+            what += LOADING
+        return False, "failed", f"{what}; {first}, {place}", offset
     if main.main.finished:
         return False, "truncated", f"the stream ends {place}; {ending}", offset
+    if main.main.context.postcopy and not main.main.in_package:
+        outcome, message = _postcopy(main, first)
+        return False, outcome, f"{message}: {first}, {place}; {_said(main, shut)}", offset
     if first.by == "destination":
         outcome = "refused" if _early(main) else ("reset" if first.how == "reset" else "failed")
         return False, outcome, f"{first}, {place}; {_said(main, shut)}", offset
@@ -78,6 +86,26 @@ def judge(connections: Sequence["Connection"], looks_like: Callable[[bytes], str
         return False, "cancelled", message, offset
     outcome = "reset" if first.how == "reset" else "truncated"
     return False, outcome, f"{first} {place}; {_said(main, shut)}", offset
+
+
+def _judged(connections: Sequence["Connection"], main: "Connection") -> list["Connection"]:
+    """The connections whose ends tell of the main channel's: not those of a try, or a part, before it."""
+    if main.role == "resumed":
+        return [c for c in connections if c is main or (c.main is None and c.number > main.number)]
+    return [c for c in connections if c is main or c.main is None]
+
+
+def _postcopy(main: "Connection", first: ConnectionEnd) -> tuple[str, str]:
+    """How it broke off behind the package: outcome and message."""
+    if first.by == "destination" and _loading(main):
+        return "failed", f"the destination failed{LOADING}"
+    return "paused", "postcopy was broken off, and can go on over a new connection if both QEMUs live"
+
+
+def _loading(main: "Connection") -> bool:
+    """Whether the destination has not said yet that it has loaded the devices in the package."""
+    assert main.main is not None
+    return PACKAGE_LOADED in main.main.context.package_pings and main.queues["rev"].wire_end > 0
 
 
 def _without_main(

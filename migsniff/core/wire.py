@@ -130,6 +130,7 @@ class ReturnPathType(IntEnum):
     SWITCHOVER_ACK = 7
 
 
+PACKAGE_LOADED: Final = 3  # the ping behind the devices in a package (migration/migration.c)
 RECV_BITMAP_END: Final = 0x0123456789ABCDEF  # RAMBLOCK_RECV_BITMAP_ENDING, migration/ram.c
 
 MULTIFD_MAGIC: Final = 0x11223344  # migration/multifd.c
@@ -187,7 +188,8 @@ MAX_DEVICE_STATE_PROCESS: Final = 64 << 20  # and all migrations together
 MAX_RETURN_PATH_MESSAGE: Final = 512  # QEMU's own buffer
 MAX_MULTIFD_WAIT: Final = 1 << 20  # bytes of a multifd channel that wait for the page size
 MAX_MAPPED_RAM_BITMAP: Final = 64 << 20  # of one block, held while its pages are read
-MAX_RECV_BITMAP: Final = 1 << 32  # skipped by count, never held
+MAX_RECV_BITMAP: Final = 1 << 32  # counted as it comes, never held
+MAX_PAGE_REQUESTS: Final = 1 << 16  # of a postcopy destination, waiting for their pages
 PAGE_STATE_SEGMENT: Final = 1 << 16  # pages whose state is made together
 MAX_PAGE_STATE_SLACK: Final = 64 << 20  # bytes of page state beside one for each page record
 PAGE_SIZE_RECORDS: Final = 8  # page records that are tried to find the page size

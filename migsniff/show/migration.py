@@ -21,6 +21,7 @@ from migsniff.core.events import (
     Finding,
     Header,
     LiveSection,
+    LoosePages,
     MultifdPacket,
     Package,
     PageCounts,
@@ -31,6 +32,7 @@ from migsniff.core.events import (
     Undecodable,
     Verdict,
 )
+from migsniff.show.faults import FaultStats
 from migsniff.show.model import (
     BlockStats,
     DeviceStats,
@@ -92,6 +94,8 @@ class MigrationStats:
         self.largest_devices: list[DeviceStats] = []
         self.switchover: int | None = None
         self.postcopy = False
+        self.faults = FaultStats()
+        self.discarded = 0
         self.messages: dict[str, int] = {}
         self.last_messages: deque[MessageStats] = deque(maxlen=LAST_MESSAGES)
         self.findings: list[Finding | Undecodable] = []
@@ -134,9 +138,12 @@ class MigrationStats:
     def update(self, time: int, event: Event) -> None:
         """Take one event into account."""
         self._advance(time, event.channel, event.direction, event.offset + event.size)
+        self.faults.update(time, event)
         match event:
             case RamSection():
                 self._ram_section(time, event)
+            case LoosePages():
+                self._pages(event)
             case Section():
                 self._section(time, event)
             case DirtySync():
@@ -177,12 +184,15 @@ class MigrationStats:
 
     def _ram_section(self, time: int, event: RamSection) -> None:
         self.ram_sections += 1
-        self.counts = add(self.counts, event.counts)
-        for part in event.blocks:
-            self._count(part.block, part.counts)
+        self._pages(event)
         self._section(time, event)
         if event.section_type == "PART" and not self.postcopy:
             self.phase = f"iteration {event.iteration}"
+
+    def _pages(self, event: RamSection | LoosePages) -> None:
+        self.counts = add(self.counts, event.counts)
+        for part in event.blocks:
+            self._count(part.block, part.counts)
 
     def _count(self, block: str, counts: PageCounts) -> None:
         stats = self.blocks.get(block)
@@ -279,6 +289,8 @@ class MigrationStats:
         elif event.name in ("POSTCOPY_RAM_DISCARD", "POSTCOPY_LISTEN"):
             self._switchover(time)
             self.postcopy = True
+            if isinstance(pages := event.arguments.get("pages"), int):
+                self.discarded += pages
         elif event.name == "POSTCOPY_RUN":
             self.phase = "postcopy"
         self._item(time, event)
@@ -395,6 +407,8 @@ class MigrationStats:
             "switchover": in_seconds(self.switchover) if self.elapsed else None,
             "downtime": None if downtime is None else {"seconds": downtime[0] / 1e6, "until": downtime[1]},
             "postcopy": self.postcopy,
+            "discarded_pages": self.discarded,
+            "page_faults": self.faults.to_dict(),
             "return_path": {
                 "messages": dict(self.messages),
                 "last": [

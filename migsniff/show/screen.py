@@ -49,6 +49,8 @@ def _in_full(stats: MigrationStats, height: int, now: int) -> list[RenderableTyp
     bottom = _findings(stats)
     if stats.switchover is not None:
         bottom.insert(0, _switchover(stats, now))
+    if stats.faults.asked:
+        bottom.insert(0, _line(f"page faults: {stats.faults.text()}"))
     room = max(0, height - len(top) - len(bottom))
     # blocks a third, passes and devices the rest; what one does not need the next may have
     blocks = _blocks(stats, room // 3) if stats.blocks else []

@@ -7,7 +7,7 @@ made from events and their times alone, so that reading a capture prints what th
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final, Literal
 
@@ -26,11 +26,13 @@ from migsniff.core.events import (
     Finding,
     Header,
     LiveSection,
+    LoosePages,
     MultifdHello,
     MultifdPacket,
     Opaque,
     Package,
     PageCounts,
+    PageFault,
     RamBlocks,
     RamPages,
     RamSection,
@@ -39,13 +41,15 @@ from migsniff.core.events import (
     Undecodable,
     Verdict,
 )
+from migsniff.show.faults import REQUESTS, FaultStats
 from migsniff.show.fields import counts_text, tree
 from migsniff.show.select import selected
-from migsniff.show.words import escape, memory, name, place, rate, several
+from migsniff.show.words import escape, memory, name, place, rate, seconds, several
 
 BLOCKS_SHOWN: Final = 3
 PAIRS_SHOWN: Final = 3
 RELATIVE_WIDTH: Final = 10
+FAULTS_TOGETHER: Final = 1_000_000  # µs of page faults that share a line
 
 _COLORS: Final = {"bad": "31", "error": "31", "warn": "33", "sync": "36", "verdict": "1;31"}
 _COLOR_OF_SUCCESS: Final = "1;32"
@@ -70,6 +74,8 @@ class _Past:
     start: datetime | None
     pass_began: int | None = None
     device: int | None = None
+    faults: FaultStats = field(default_factory=FaultStats)
+    faults_since: int | None = None
 
 
 class TextLog:
@@ -111,15 +117,15 @@ class TextLog:
         past = self._past.get(migration)
         if past is None:
             past = self._past[migration] = _Past(self._start_time)
-        kind, section, info = _describe(past, time, event)
+        taken = past.faults.update(time, event)
+        if not self._verbose and self._together(migration, past, time, event):
+            return
+        kind, section, info = _describe(past, time, event, taken)
         if isinstance(event, Verdict):
             del self._past[migration]
         if self._sections is not None and not selected(self._sections, event):
             return
-        if self._absolute and past.start is not None:
-            clock = (past.start + timedelta(microseconds=time)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-        else:
-            clock = f"{time // 1_000_000}.{time % 1_000_000:06d}"
+        clock = self._clock(past, time)
         arrow = ">" if event.direction == "fwd" else "<"
         width = 22 if kind == "FULL" else 7
         line = (
@@ -135,13 +141,39 @@ class TextLog:
             line = "\n".join([line, *(indent + below for below in tree(event))])
         self._write(line + "\n")
 
+    def _together(self, migration: str, past: _Past, time: int, event: Event) -> bool:
+        """Page faults come by the thousand: one line a second for all. Whether this event is part of it."""
+        faults = past.faults
+        part = isinstance(event, PageFault) or (
+            isinstance(event, ReturnPathMessage) and event.name in REQUESTS
+        )
+        last = isinstance(event, EndOfStream | DirectionEnded | Verdict)
+        if not faults.idle and past.faults_since is None:
+            past.faults_since = time
+        if past.faults_since is not None and (last or time - past.faults_since >= FAULTS_TOGETHER):
+            if self._sections is None:
+                line = f"{_columns(self._clock(past, time), 'faults')}  {faults.text()}\n"
+                self._write(f"{name(migration)} {line}" if self._prefix else line)
+            faults.clear()
+            past.faults_since = None
+        return part
+
+    def _clock(self, past: _Past, time: int) -> str:
+        if self._absolute and past.start is not None:
+            return (past.start + timedelta(microseconds=time)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        return f"{time // 1_000_000}.{time % 1_000_000:06d}"
+
     def dropped(self, count: int) -> str:
         """The line that says how many records are missing here because the log was read too slowly."""
-        columns = f"{'-':>{RELATIVE_WIDTH}} {'-':>10} {'-':<5} {'dropped':<7} {'-':<7} {'-':>8}"
-        return f"{columns}  {count} records, because the log was read too slowly\n"
+        return f"{_columns('-', 'dropped')}  {count} records, because the log was read too slowly\n"
 
     def close(self) -> None:
         """Nothing is pending."""
+
+
+def _columns(clock: str, kind: str) -> str:
+    """What stands before the text of a line that is of no one record."""
+    return f"{clock:>{RELATIVE_WIDTH}} {'-':>10} {'-':<5} {kind:<7} {'-':<7} {'-':>8}"
 
 
 def _colored(line: str, kind: str, event: Event) -> str:
@@ -149,7 +181,8 @@ def _colored(line: str, kind: str, event: Event) -> str:
     return line if color is None else f"\x1b[{color}m{line}\x1b[0m"
 
 
-def _describe(past: _Past, time: int, event: Event) -> Line:
+def _describe(past: _Past, time: int, event: Event, taken: int | None) -> Line:
+    """The columns of an event's line. `taken`: how long the fault that it answers has lasted."""
     match event:
         case Section():
             return _section(past, time, event)
@@ -167,6 +200,10 @@ def _describe(past: _Past, time: int, event: Event) -> Line:
             return "command", "-", _message(event.name, event.arguments)
         case ReturnPathMessage():
             return "reply", "-", _message(event.name, event.arguments)
+        case PageFault():
+            return "fault", "-", _fault(event, taken)
+        case LoosePages():
+            return "pages", "ram/0", f"pass={event.iteration} {_pages(event)}, in no whole section"
         case ChannelFound():
             detail = f": {escape(event.detail)}" if event.detail else ""
             return "channel", "-", f"connection {event.connection} is {name(event.role)}{detail}"
@@ -203,7 +240,7 @@ def _describe(past: _Past, time: int, event: Event) -> Line:
 
 def _section(past: _Past, time: int, event: Section) -> Line:
     if isinstance(event, RamSection):
-        info = f"pass={event.iteration} {counts_text(event.counts)}{_addresses(event.blocks)}"
+        info = f"pass={event.iteration} {_pages(event)}"
         if event.multifd_flushes:
             info += f" multifd-flushes={event.multifd_flushes}"
     elif isinstance(event, DeviceSection):
@@ -215,6 +252,18 @@ def _section(past: _Past, time: int, event: Section) -> Line:
     else:
         info = ""
     return event.section_type, f"{name(event.idstr)}/{event.instance_id}", info
+
+
+def _pages(event: RamSection | LoosePages) -> str:
+    return f"{counts_text(event.counts)}{_addresses(event.blocks)}"
+
+
+def _fault(event: PageFault, taken: int | None) -> str:
+    info = f"page fault {event.address:#x} of {name(event.block)}"
+    if event.crossed:
+        return f"{info}: the page had been sent already"
+    after = "" if taken is None else f" after {seconds(taken)}"
+    return f"{info} answered{after} on {name(event.channel)}"
 
 
 def _addresses(blocks: tuple[BlockPages, ...]) -> str:
