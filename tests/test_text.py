@@ -263,7 +263,7 @@ def test_every_event_type_has_a_line_in_the_table() -> None:
 
 
 def asked(start: int, time: int) -> tuple[int, ReturnPathMessage]:
-    arguments = {"block": "pc.ram", "start": start, "length": 4096}
+    arguments: dict[str, Any] = {"block": "pc.ram", "start": start, "length": 4096}
     return time, ReturnPathMessage(**AT, message=4, name="REQ_PAGES", arguments=arguments)
 
 
