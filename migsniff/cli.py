@@ -90,11 +90,11 @@ def _run(options: argparse.Namespace) -> int:
     if options.command == "read":
         from migsniff.offline import read
 
-        return read(options.file or options.read_file, log_options(options))
+        return read(options.file or options.read_file, log_options(options), options.port)
     if options.command == "info":
         from migsniff.offline import info
 
-        return info(options.file, as_json=options.format == "json")
+        return info(options.file, as_json=options.format == "json", port=options.port)
     if options.command == "demo":
         from migsniff.demo import demo
 
@@ -173,16 +173,27 @@ def _add_proxy(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_read(parser: argparse.ArgumentParser) -> None:
-    parser.description = "Print a capture, a dump (migrate exec:cat>FILE, file:FILE) or standard input (-)."
+    parser.description = (
+        "Print a capture, a dump (migrate exec:cat>FILE, file:FILE), the migrations in a packet capture "
+        "(pcap, pcapng) or standard input (-)."
+    )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("file", nargs="?", metavar="CAPTURE|FILE|-")
     source.add_argument("-r", "--read-file", metavar="FILE", help="as in tshark")
+    _add_port(parser)
     _add_log(parser)
 
 
 def _add_info(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="CAPTURE|FILE|-")
     parser.add_argument("-T", dest="format", choices=("text", "json"), default="text", help="output format")
+    _add_port(parser)
+
+
+def _add_port(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--port", type=_port, metavar="N", help="of a packet capture: all connections to this port, none else"
+    )
 
 
 def _add_analyze(parser: argparse.ArgumentParser) -> None:
@@ -260,6 +271,12 @@ def log_options(options: argparse.Namespace) -> "LogOptions":
 def _positive(text: str) -> int:
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return int(text)
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) < 65536:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port number")
     return int(text)
 
 

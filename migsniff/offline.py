@@ -1,24 +1,32 @@
 """Reading later: the log of a capture or dump, and the summary."""
 
 import sys
+from datetime import datetime
 from typing import TYPE_CHECKING
 
+from migsniff.core.devices import DeviceStateBudget
 from migsniff.core.errors import CaptureError
 from migsniff.core.session import Session
 from migsniff.feed.files import Source, open_source
+from migsniff.feed.flows import Migration
+from migsniff.feed.pcap import PcapSource
 from migsniff.feed.recognise import recognise
+from migsniff.packets import decode_packets
 from migsniff.pipeline import Pipeline, run
 
 if TYPE_CHECKING:
-    from migsniff.show.log import LogOptions
+    from migsniff.show.log import Log, LogOptions
+    from migsniff.show.stats import Stats
 
 
-def read(path: str, options: "LogOptions") -> int:
+def read(path: str, options: "LogOptions", port: int | None = None) -> int:
     """Print what the live log printed; returns the exit code."""
     from migsniff.show.log import Log
 
-    source = open_source(path)
+    source = open_source(path, port=port)
     log = Log(options, 1, blocking=True)
+    if isinstance(source, PcapSource):
+        return _read_packets(source, log, fields=options.fields)
     log.begins(source.migration, source.start_time)
     pipeline = Pipeline(source.migration, session_for(source, fields=options.fields), [log])
     try:
@@ -30,13 +38,36 @@ def read(path: str, options: "LogOptions") -> int:
     return code
 
 
-def info(path: str, *, as_json: bool) -> int:
+def _read_packets(source: PcapSource, log: "Log", *, fields: bool) -> int:
+    """Print the migrations of a packet capture, as they were beside each other."""
+    budget = DeviceStateBudget()
+    begun: set[str] = set()
+
+    def begin(migration: Migration) -> Pipeline:
+        if begun:
+            log.several()
+        begun.add(migration.name)
+        log.begins(migration.name, migration.start_time)
+        return Pipeline(migration.name, Session(fields=fields, budget=budget, looks_like=recognise), [log])
+
+    try:
+        code = decode_packets(source, begin, lambda pipeline: None)
+    finally:
+        log.close()
+    if log.error is not None:
+        raise log.error
+    return code
+
+
+def info(path: str, *, as_json: bool, port: int | None = None) -> int:
     """Print the one-screen summary; returns the exit code."""
     from migsniff.show.info import render_info
     from migsniff.show.stats import Stats
 
-    source = open_source(path)
+    source = open_source(path, port=port)
     stats = Stats()
+    if isinstance(source, PcapSource):
+        return _info_packets(source, path, stats, as_json=as_json)
     pipeline = Pipeline(source.migration, session_for(source), [], stats)
     code = decode(pipeline, source)
     facts: dict[str, object] = {"File": path, "Kind": source.describe}
@@ -47,6 +78,28 @@ def info(path: str, *, as_json: bool) -> int:
         stats.by_migration[source.migration], facts, lambda line: print(line, end=""), as_json=as_json
     )
     return code
+
+
+def _info_packets(source: PcapSource, path: str, stats: "Stats", *, as_json: bool) -> int:
+    """A summary for each migration of a packet capture."""
+    from migsniff.show.info import render_info
+
+    budget = DeviceStateBudget()
+    starts: dict[str, datetime] = {}
+
+    def begin(migration: Migration) -> Pipeline:
+        starts[migration.name] = migration.start_time
+        stats.begins(migration.name, migration.source, migration.destination)
+        return Pipeline(migration.name, Session(budget=budget, looks_like=recognise), [], stats)
+
+    def done(pipeline: Pipeline) -> None:
+        facts: dict[str, object] = {"File": path, "Kind": source.describe}
+        facts["Start"] = starts.pop(pipeline.migration).isoformat()
+        render_info(
+            stats.by_migration[pipeline.migration], facts, lambda line: print(line, end=""), as_json=as_json
+        )
+
+    return decode_packets(source, begin, done)
 
 
 def session_for(source: Source, *, fields: bool = False, contents: bool = False) -> Session:

@@ -148,7 +148,7 @@ class TestStripped:
     def test_a_hole(self) -> None:
         queue = self.queue()
         queue.advance(7)
-        with pytest.raises(StreamProblem, match="96 bytes that are needed here were not saved"):
+        with pytest.raises(StreamProblem, match="96 bytes at 0x7, which are needed here"):
             next(queue.u8())
 
     def test_more_stored_than_passed(self) -> None:

@@ -322,6 +322,6 @@ def test_bytes_that_were_not_saved(code: Any) -> None:
     events += session.finish()
     (problem,) = of(events, Undecodable)
     assert (problem.code, problem.offset) == ("hole", len(HEAD))
-    assert problem.message == "500 bytes that are needed here were not saved in this capture"
+    assert problem.message == f"500 bytes at {len(HEAD):#x}, which are needed here, are not in this capture"
     assert not [event for event in events if isinstance(event, RamPages)]
-    assert re.match("500 bytes that are needed here", verdict(events).message)
+    assert re.match("500 bytes at 0x77, which are needed here", verdict(events).message)

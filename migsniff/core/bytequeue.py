@@ -131,7 +131,12 @@ class ByteQueue:
     def check_hole(self) -> None:
         """Raise StreamProblem if bytes that are needed were left out of the capture."""
         if self.kept != "all" and self.at + self.size < self.wire_end:
-            raise StreamProblem("hole", length=self.wire_end - self.at - self.size)
+            raise self.hole()
+
+    def hole(self) -> StreamProblem:
+        """The problem that bytes are missing behind those that have not been read."""
+        start = self.at + self.size
+        return StreamProblem("hole", length=self.wire_end - start, at=start)
 
     def u8(self) -> Generator[Event | None, None, int]:
         """One byte."""

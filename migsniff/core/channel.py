@@ -69,9 +69,13 @@ class DirectionDecoder:
 
     def feed(self, chunk: Chunk) -> Iterator[Event]:
         """Decode a chunk. Its bytes are not needed any more when the iterator is exhausted."""
-        self.queue.push(chunk)
+        queue = self.queue
+        if chunk.kept == "all" and queue.at + queue.size < queue.wire_end and self.steps is not None:
+            yield self._give_up(queue.hole())  # whoever waits for something else has not noticed it
+            queue.discard()
+        queue.push(chunk)
         yield from self._drive()
-        self.queue.detach()
+        queue.detach()
 
     def resume(self) -> Iterator[Event]:
         """Decode what the queue holds already."""

@@ -265,6 +265,45 @@ def find_end(
         ended = not some
 
 
+def find_footer(queue: ByteQueue, context: Context, seen: set[int], limit: int | None) -> Steps:
+    """Read up to and over the footer of some FULL section, told by what follows it, as behind a hole.
+
+    Only where streams have footers. `limit`: wire offset where the package ends, and the search with it.
+    """
+    window = bytearray()
+    while True:
+        at = window.find(b"\x7e") if context.footers else -1
+        while at >= 0:
+            behind = window[at + FOOTER_SIZE : at + FOOTER_SIZE + MAX_ITEM_HEADER]
+            if (fits := _device_follows(behind, context, seen)) is None:
+                break
+            if fits:
+                rest = bytes(window[at + FOOTER_SIZE :])
+                queue.unread(rest, looked_at(rest))
+                return
+            at = window.find(b"\x7e", at + 1)
+        del window[: len(window) if at < 0 else at]
+        most = STEP if limit is None else min(STEP, limit - queue.at)
+        if not most:
+            return
+        while not (some := queue.take_some(most)):
+            if not queue.closed:
+                queue.check_hole()
+            yield None
+        window += some
+
+
+def _device_follows(behind: bytearray, context: Context, seen: set[int]) -> bool | None:
+    """Whether a FULL section begins here, or the description behind the EOF; None: that takes more bytes."""
+    if not behind:
+        return None
+    if behind[0] == ItemType.EOF:
+        if behind[1:2] not in (bytearray(), bytearray((ItemType.VMDESCRIPTION,))):
+            return False
+        return None if len(behind) < 7 else behind[6] == ord("{")
+    return behind[0] == ItemType.SECTION_FULL and plausible(behind, context, seen, ended=False)
+
+
 def _more(
     queue: ByteQueue, payload: bytearray, facts: SectionFacts, limit: int | None
 ) -> Generator[Event | None, None, bytes]:

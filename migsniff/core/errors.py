@@ -74,7 +74,7 @@ PROBLEMS: Final[dict[str, str]] = {
     "walk-end": "{idstr} instance {instance_id}: by its description it ends at {at:#x}, in the stream at {found:#x}",
     "device-too-big": "device state of more than {limit} bytes is not kept: fields of {idstr!r} cannot be shown",
     "end-guessed": "neither footers nor a description: that the last device ends here is only likely",
-    "hole": "{length} bytes that are needed here were not saved in this capture",
+    "hole": "{length} bytes at {at:#x}, which are needed here, are not in this capture",
     "pages-scattered": "pages stand so far apart that their states would take more than {limit} bytes: the rest is left out",
     "contents-missing": "page contents are needed, and this capture was saved without them (--ram keep saves them)",
     "decoder-bug": "migsniff's own decoder failed ({detail}): a bug, please report it; the forwarding is not touched",

@@ -244,7 +244,9 @@ class RamReader:
         """In a stripped capture: whether records of so many bytes had come whole when they were saved."""
         missing = self.queue.at + size - self.queue.wire_end
         if missing > 0 and not last & (PAGE | XBZRLE):
-            raise StreamProblem("hole", length=missing)  # only contents at the very end can be missing
+            raise StreamProblem(
+                "hole", length=missing, at=self.queue.wire_end
+            )  # only contents at the very end can be missing
         return missing <= 0
 
     def _omit(self, words: "array[int]", lengths: "array[int]", collected: int, variable: int) -> None:

@@ -7,7 +7,7 @@ the bytes run out. Format: migration/savevm.c, QEMU 5.2 to 11.1.
 from migsniff.core.bytequeue import ByteQueue, Steps
 from migsniff.core.configuration import read_configuration
 from migsniff.core.context import Context, SectionFacts
-from migsniff.core.devices import DeviceStateBudget, DeviceStates, find_end
+from migsniff.core.devices import DeviceStateBudget, DeviceStates, find_end, find_footer
 from migsniff.core.errors import StreamProblem
 from migsniff.core.events import (
     CommandSent,
@@ -16,6 +16,7 @@ from migsniff.core.events import (
     Finding,
     Header,
     LiveSection,
+    Opaque,
     Package,
     RamSection,
     SectionType,
@@ -65,6 +66,9 @@ class MainReader:
         self.resumed = False  # this connection goes on with what another one began
         self.in_package = False
         self.switched = False  # the last sections begin: the source has stopped its guest
+        self.ram_ended = False
+        self.among_devices = False  # this item, or the one before, is a device behind the end of RAM
+        self.holes = 0  # behind which decoding went on
 
     @property
     def where(self) -> str:
@@ -110,7 +114,45 @@ class MainReader:
     # ------------------------------------------------------------ items
 
     def _items(self, limit: int | None) -> Steps:
-        """Items up to the EOF, or up to wire offset `limit`, where a package ends."""
+        """Items up to the EOF, or up to wire offset `limit`, where a package ends.
+
+        What is missing between devices ends nothing: behind the hole the next section is looked for. Nowhere
+        else: elsewhere the guest chooses bytes, and could make them look like a section.
+        """
+        problem: StreamProblem | None = None
+        while True:
+            try:
+                if problem is not None:
+                    yield from self._behind_hole(problem, limit)
+                yield from self._until_hole(limit)
+                return
+            except StreamProblem as hole:
+                if hole.code != "hole" or not self.among_devices:
+                    raise
+                problem = hole
+
+    def _behind_hole(self, problem: StreamProblem, limit: int | None) -> Steps:
+        """Step over a hole, and over what follows up to the end of some section."""
+        queue = self.queue
+        queue.discard()
+        if limit is not None and queue.at > limit:
+            self.among_devices = False
+            raise problem
+        yield self.undecodable(problem)
+        self.item = "behind a hole"
+        start = queue.mark = queue.at
+        self.holes += 1
+        yield from find_footer(queue, self.context, self.devices.seen, limit)
+        if queue.at > start:
+            yield Opaque(
+                channel=self.channel,
+                direction="fwd",
+                offset=start,
+                size=queue.at - start,
+                what="bytes behind a hole, up to the end of a section",
+            )
+
+    def _until_hole(self, limit: int | None) -> Steps:
         queue = self.queue
         while True:
             if limit is not None and queue.at >= limit:
@@ -122,6 +164,7 @@ class MainReader:
             if not queue.ensure(1):
                 yield from queue.wait(1)
             kind = queue.data[queue.pos]
+            self.among_devices = kind == ItemType.SECTION_FULL and (self.ram_ended or limit is not None)
             if kind in (ItemType.SECTION_PART, ItemType.SECTION_END):
                 yield from self._continued(ItemType(kind))
             elif kind in (ItemType.SECTION_START, ItemType.SECTION_FULL):
@@ -239,6 +282,7 @@ class MainReader:
             blocks=blocks,
             multifd_flushes=ram.flushes,
         )
+        self.ram_ended = self.ram_ended or kind == ItemType.SECTION_END
         if last:
             yield ram.counter.end_pass(end, final=True)
 

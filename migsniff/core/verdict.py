@@ -132,6 +132,8 @@ def _finished(
     """The whole stream was sent."""
     assert main.main is not None
     sent = "the whole stream was sent"
+    if main.main.holes:
+        sent += f" ({main.main.holes} holes among the devices are holes of this capture)"
     if shut:
         return False, "failed", f"{sent}, then the destination reported an error; {ending}", offset
     if shut == 0:

@@ -11,6 +11,8 @@ from migsniff.core.events import Arrival, Chunk, Ended, Opened
 from migsniff.feed.captureformat import MANIFEST, TIMELINE, printable
 from migsniff.feed.captureread import Capture, open_capture
 from migsniff.feed.container import MAGIC, read_blocks, read_direction
+from migsniff.feed.pcap import PcapSource
+from migsniff.feed.pcapfile import MAGICS as PACKETS
 from migsniff.feed.pieces import pieces
 from migsniff.feed.unpack import FORMATS, SUFFIXES, Peeked, Unpacked, compression
 
@@ -36,13 +38,13 @@ class Source(Protocol):
         """What arrived. A chunk's data is valid until the next arrival is asked for. Raises CaptureError."""
 
 
-def open_source(path: str) -> Source:
+def open_source(path: str, *, port: int | None = None) -> Source:
     """Open a capture's folder, a file of one, a file that holds a stream, or "-" for standard input.
 
-    Raises CaptureError.
+    `port`: which connections of a packet capture to read. Raises CaptureError.
     """
     if path == "-":
-        return _open_file(FileIO(0, closefd=False), "standard input", "-", None)
+        return _open_file(FileIO(0, closefd=False), "standard input", "-", None, port)
     name = printable(path)
     place = Path(path)
     try:
@@ -50,7 +52,7 @@ def open_source(path: str) -> Source:
             return CaptureSource(open_capture(place))
         if place.name in (MANIFEST, TIMELINE):
             return CaptureSource(open_capture(place.parent))
-        return _open_file(FileIO(place), name, printable(place.name), place)
+        return _open_file(FileIO(place), name, printable(place.name), place, port)
     except OSError as error:
         raise CaptureError(f"{name}: {error.strerror or error}") from None
 
@@ -131,10 +133,14 @@ class ChannelSource:
         yield Ended(0, 0, direction, "closed", "proxy")
 
 
-def _open_file(file: RawIOBase, name: str, migration: str, place: Path | None) -> Source:
+def _open_file(
+    file: RawIOBase, name: str, migration: str, place: Path | None, port: int | None = None
+) -> Source:
     packed = Peeked(file)
     form = compression(packed.peek(MAGIC, *(magic for magic, _, _ in FORMATS.values())))
     plain = Peeked(Unpacked(packed, name, form)) if form else packed
+    if plain.peek(*PACKETS).startswith(PACKETS):
+        return PcapSource(plain, name, migration, port=port)
     if not plain.peek(MAGIC).startswith(MAGIC):
         if form is None and place is not None and place.is_file():
             plain.close()

@@ -84,6 +84,11 @@ class Log:
         if self._text is not None and start_time is not None:
             self._text.begins(migration, start_time)
 
+    def several(self) -> None:
+        """There is more than one migration: from here on lines say whose they are."""
+        if self._text is not None:
+            self._text.prefix = True
+
     def show(self, migration: str, time: int, event: Event) -> None:
         """Write the record of one event."""
         options = self._options

@@ -103,7 +103,7 @@ class TextLog:
         self._start_time = start_time
         self._color = color
         self._sections = sections
-        self._prefix = prefix
+        self.prefix = prefix
         self._past: dict[str, _Past] = {}
 
     def begins(self, migration: str, start_time: datetime) -> None:
@@ -132,7 +132,7 @@ class TextLog:
             f"{clock:>{RELATIVE_WIDTH}} {event.offset:>10} {name(event.channel) + arrow:<5} {kind:<7} "
             f"{section:<{width}} {event.size:>8}  {info}"
         )
-        if self._prefix:
+        if self.prefix:
             line = f"{name(migration)} {line}"
         if self._color:
             line = _colored(line, kind, event)

@@ -1,0 +1,442 @@
+"""Captured segments become arrivals: connections are followed, and those of migrations told from the others.
+
+Pure, but for nothing: who has packets, from a file or an interface, hands them in one after the other.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from migsniff.core.events import Arrival, Chunk, Data, Direction, Ended, EndKind, Opened, Party
+from migsniff.feed.packets import ACK, FIN, RST, SYN, NotTcp, Segment, port_of, reverse, sender, written
+from migsniff.feed.reassembly import OVERHEAD, WRAP, Piece, Reassembly, Room
+
+MAIN_MAGIC: Final = b"QEVM"
+MULTIFD_MAGIC: Final = b"\x11\x22\x33\x44"
+RESUMED: Final = (b"\x08\x00\x09", b"\x08\x00\x0a")  # a postcopy goes on: POSTCOPY_RESUME, RECV_BITMAP
+HEAD: Final = 4  # bytes that tell whether a connection is a migration's
+MAX_OTHERS: Final = 1 << 14  # connections of no migration that are remembered
+MAX_HEAD: Final = 1 << 16  # bytes of an answer that came before what it answers
+MAX_FOLLOWED: Final = 1 << 10  # connections of migrations
+MAX_RUNNING: Final = 64  # migrations at a time
+TOGETHER: Final = 1000  # µs within which segments become one chunk
+MAX_TOGETHER: Final = 1 << 20
+SMALL: Final = 1 << 14  # segments that are copied, lest each of them keeps a large buffer alive
+MAX_PLACES: Final = 16  # holes that are told one by one
+
+
+@dataclass(slots=True, eq=False)
+class Migration:
+    """A migration found among the packets. `began`: ns since the epoch, its time 0."""
+
+    name: str
+    began: int
+    source: str
+    destination: str
+    connections: int = 0
+    open: int = 0
+    hosts: bytes = b""
+
+    @property
+    def start_time(self) -> datetime:
+        """The wall clock at time 0."""
+        return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=self.began // 1000)
+
+
+Found = tuple[Migration, Arrival | None]
+"""What arrived for a migration; None: all its connections have ended."""
+
+
+@dataclass(slots=True, eq=False)
+class Flow:
+    """A TCP connection. `opener`: key of the direction that sent the SYN, if it was seen."""
+
+    opener: bytes | None = None
+    initial: int | None = None  # sequence number of the SYN
+    migration: Migration | None = None
+    number: int = 0
+    last: int = 0  # the time of the arrival before
+    halves: "list[Half]" = field(default_factory=list)
+    first: int = 0  # when it began: ns since the epoch
+
+
+@dataclass(slots=True, eq=False)
+class Half:
+    """One direction of a connection."""
+
+    key: bytes
+    flow: Flow
+    bytes: Reassembly
+    peer: "Half | None" = None
+    direction: Direction = "fwd"
+    head: "list[Piece]" = field(default_factory=list)  # before it is told what this is
+    headed: int = 0
+    at: int = 0  # wire offset behind the last arrival
+    ended: bool = False
+
+
+@dataclass(slots=True)
+class Counts:
+    """What is to be said of a capture beside what its migrations say."""
+
+    segments: int = 0
+    others: int = 0
+    fragments: int = 0
+    malformed: int = 0
+    conflicts: int = 0
+    refused: int = 0
+    missing: int = 0
+    holes: int = 0
+    places: list[str] = field(default_factory=list)
+    cut: int = 0
+    cut_bytes: int = 0
+
+    def notes(self) -> Iterator[str]:
+        """What is worth a line."""
+        if self.others:
+            yield f"{self.others} other connections"
+        if self.holes:
+            more = f", and {self.holes - len(self.places)} more" if self.holes > len(self.places) else ""
+            places = "; ".join(self.places) + more
+            yield f"{self.missing} bytes were not captured, in {self.holes} holes: {places}"
+        if self.cut:
+            yield f"{self.cut} packets were cut short when captured: {self.cut_bytes} bytes are missing"
+        if self.conflicts:
+            yield f"{self.conflicts} bytes came twice and differed: what came first was taken"
+        if self.fragments:
+            yield f"{self.fragments} fragments of IP packets were left out"
+        if self.malformed:
+            yield f"{self.malformed} packets that are no TCP/IP were left out"
+        if self.refused:
+            limit = f"{MAX_FOLLOWED} of {MAX_RUNNING} migrations"
+            yield f"{self.refused} connections were left out: {limit} are followed at most"
+
+
+class Flows:
+    """Follows connections. With `port`, those to this port are a migration's; else their first bytes tell."""
+
+    def __init__(self, port: int | None = None) -> None:
+        self.port = port
+        self.counts = Counts()
+        self._room = Room()
+        self._followed: dict[bytes, Half] = {}
+        self._others: OrderedDict[bytes, Half | None] = (
+            OrderedDict()
+        )  # not told yet, or None: of no migration
+        self._running: dict[bytes, Migration] = {}  # by the destination's address and port
+        self._found = 0
+        self._ready: list[Found] = []
+        self._pending: dict[Half, list[Data]] = {}
+        self._pending_bytes = 0
+        self._pending_since = 0
+        self._pending_until = 0
+        self._now = 0  # ns since the epoch
+
+    # ------------------------------------------------------------ packets in, arrivals out
+
+    def packet(self, time: int, segment: Segment | NotTcp, data: Data) -> list[Found]:
+        """Take a packet of time `time`, ns; the segment's payload stands in `data`, which must not change."""
+        if isinstance(segment, NotTcp):
+            self.counts.fragments += segment.why == "fragment"
+            self.counts.malformed += segment.why == "malformed"
+            return []
+        self.counts.segments += 1
+        self._now = time
+        key, _, _, flags, _, _, length = segment
+        half = self._followed.get(key)
+        if half is None or (flags & SYN and self._is_new(half, segment)):
+            half = self._other(segment)
+            if half is None:
+                return self._take_ready()
+        if self._pending and time - self._pending_since > TOGETHER * 1000:
+            self._flush()
+        if flags & (SYN | FIN | RST):
+            self._control(half, segment, memoryview(data))
+        elif length:
+            self._payload(half, segment, memoryview(data))
+        if flags & ACK and half.peer is not None:
+            peer = half.peer
+            if not peer.bytes.begun:
+                peer.bytes.begin(segment.acknowledged)
+            peer.bytes.acknowledged(segment.acknowledged)
+        return self._take_ready()
+
+    def finish(self) -> list[Found]:
+        """No more packets: what waits, and the end of all that runs."""
+        for half in list(self._others.values()):
+            if half is not None and half.headed:
+                self.counts.others += 1
+                self._forget(half)
+        for half in list(self._followed.values()):
+            if not half.ended:
+                self._arrived(half, half.bytes.flush())
+        self._flush()
+        self._ready += [(migration, None) for migration in self._running.values() if migration.open]
+        self._running.clear()
+        return self._take_ready()
+
+    def _take_ready(self) -> list[Found]:
+        if not self._ready:
+            return []
+        ready, self._ready = self._ready, []
+        return ready
+
+    # ------------------------------------------------------------ connections
+
+    def _is_new(self, half: Half, segment: Segment) -> bool:
+        """Whether a SYN begins another connection with the addresses and ports of an old one."""
+        flow = half.flow
+        if segment.flags & ACK or not all(each.ended for each in flow.halves):
+            return False
+        return flow.initial != segment.sequence
+
+    def _other(self, segment: Segment) -> Half | None:
+        """The direction of a connection that is not known as a migration's; None if nobody needs it."""
+        key, flags = segment.key, segment.flags
+        if key in self._others and not (flags & SYN and not flags & ACK):
+            return self._others[key]
+        if not flags & SYN and not segment.length:
+            return None
+        known = self._others.get(key)
+        if known is not None:
+            if known.flow.initial in (None, segment.sequence):
+                return known
+            self._forget(known)
+        flow = Flow(first=self._now)
+        half = Half(key, flow, Reassembly(self._room))
+        half.peer = Half(reverse(key), flow, Reassembly(self._room), half)
+        flow.halves = [half, half.peer]
+        if flags & SYN:
+            flow.opener = key if not flags & ACK else half.peer.key
+            flow.initial = segment.sequence if not flags & ACK else None
+        for each in flow.halves:
+            self._followed.pop(each.key, None)
+            self._others[each.key] = each
+        while len(self._others) > 2 * MAX_OTHERS:
+            _, old = self._others.popitem(last=False)
+            if old is not None:
+                self.counts.others += 1
+                self._forget(old)
+        return half
+
+    def _forget(self, half: Half) -> None:
+        """Do not look at this connection any more."""
+        for each in half.flow.halves:
+            each.bytes.flush()
+            each.head = []
+            self._others.pop(each.key, None)
+
+    def _ignore(self, half: Half) -> None:
+        """It is of no migration."""
+        self._forget(half)
+        self.counts.others += 1
+        for each in half.flow.halves:
+            self._others[each.key] = None
+
+    def _is_wanted_by_port(self, flow: Flow) -> bool:
+        """Whether the connection goes to the port that was asked for; tells its direction if so."""
+        if flow.opener is not None:
+            return port_of(sender(reverse(flow.opener))) == self.port
+        for half in flow.halves:  # the SYN was not captured
+            if port_of(sender(reverse(half.key))) == self.port:
+                flow.opener = half.key
+                return True
+        return False
+
+    def _look(self, half: Half) -> None:
+        """The first bytes of a connection: is it a migration's?"""
+        flow = half.flow
+        if self.port is not None:
+            if self._is_wanted_by_port(flow):
+                self._follow(flow, b"")
+            else:
+                self._ignore(half)
+            return
+        head = b"".join(bytes(piece[:HEAD]) for piece in half.head if not isinstance(piece, int))[:HEAD]
+        holes = any(isinstance(piece, int) for piece in half.head)
+        if len(head) < HEAD and not holes and half.headed < HEAD:
+            return
+        magic = head in (MAIN_MAGIC, MULTIFD_MAGIC)
+        if flow.opener is None and magic:
+            flow.opener = half.key
+        if flow.opener not in (None, half.key):  # an answer, captured before what it answers
+            if half.headed > MAX_HEAD:
+                self._ignore(half)
+        elif magic or (flow.opener is not None and self._belongs(half.key, head)):
+            self._follow(flow, head)
+        else:
+            self._ignore(half)
+
+    def _belongs(self, key: bytes, head: bytes) -> bool:
+        """Whether a connection without a magic number is of a migration that runs: preempt, resumed."""
+        if sender(reverse(key)) in self._running:
+            return True
+        return head[:3] in RESUMED and any(m.hosts == key[:-4] for m in self._running.values())
+
+    def _follow(self, flow: Flow, head: bytes) -> None:
+        """This connection is a migration's: of the one that runs to its destination, or of a new one."""
+        assert flow.opener is not None
+        if len(self._followed) >= 2 * MAX_FOLLOWED:
+            for key in [key for key, half in self._followed.items() if half.ended]:
+                del self._followed[key]
+            if len(self._followed) >= 2 * MAX_FOLLOWED:
+                self.counts.refused += 1
+                self._ignore(flow.halves[0])
+                return
+        source, destination = sender(flow.opener), sender(reverse(flow.opener))
+        migration = self._running.get(destination)
+        if migration is None and head[:3] in RESUMED:
+            hosts = flow.opener[:-4]
+            migration = next((m for m in self._running.values() if m.hosts == hosts), None)
+        if migration is None and len(self._running) >= MAX_RUNNING:
+            self.counts.refused += 1
+            self._ignore(flow.halves[0])
+            return
+        if migration is None:
+            self._found += 1
+            began = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=flow.first // 1_000_000_000)
+            name = f"{began:%Y%m%dT%H%M%SZ}-{self._found}"
+            migration = Migration(name, flow.first, written(source), written(destination))
+            migration.hosts = flow.opener[:-4]
+            self._running[destination] = migration
+        flow.migration, flow.number = migration, migration.connections
+        migration.connections += 1
+        migration.open += 2
+        for half in flow.halves:
+            half.direction = "fwd" if half.key == flow.opener else "rev"
+            self._others.pop(half.key, None)
+            self._followed[half.key] = half
+        self._flush()
+        self._ready.append(
+            (migration, Opened(self._time(flow), flow.number, written(source), written(destination)))
+        )
+        for half in flow.halves:
+            head_pieces, half.head = half.head, []
+            self._arrived(half, head_pieces)
+
+    # ------------------------------------------------------------ what a segment brings
+
+    def _control(self, half: Half, segment: Segment, data: memoryview) -> None:
+        flags, sequence = segment.flags, segment.sequence
+        if flags & SYN:
+            half.bytes.begin(sequence + 1)
+            if not flags & ACK and half.flow.initial is None:
+                half.flow.initial, half.flow.opener = sequence, half.flow.opener or half.key
+            sequence = (sequence + 1) % WRAP
+        if segment.length:
+            self._payload(half, segment._replace(sequence=sequence), data)
+        if flags & FIN:
+            half.bytes.finish(sequence + segment.length)
+            self._check_end(half)
+        if flags & RST and half.flow.migration is not None:
+            for each in (half, half.peer):
+                assert each is not None
+                if not each.ended:
+                    self._arrived(each, each.bytes.flush())
+            for each in (half, half.peer):
+                assert each is not None
+                self._end(each, "reset", half)
+        elif flags & RST and half.headed:
+            self._ignore(half)
+
+    def _payload(self, half: Half, segment: Segment, data: memoryview) -> None:
+        if half.ended:
+            return
+        found = half.bytes
+        before = found.conflicts
+        payload = data[segment.start : segment.end]
+        pieces = found.segment(segment.sequence, payload, segment.length, self._now // 1000)
+        if len(payload) < segment.length:
+            self.counts.cut += 1
+            self.counts.cut_bytes += segment.length - len(payload)
+        self.counts.conflicts += found.conflicts - before
+        if half.flow.migration is not None:
+            if len(pieces) == 1 and not isinstance(pieces[0], int):
+                self._bytes(half, pieces[0])
+            else:
+                self._arrived(half, pieces, cut=len(payload) < segment.length)
+            if found.stop is not None:
+                self._check_end(half)
+            return
+        for piece in pieces:
+            half.headed += piece if isinstance(piece, int) else len(piece)
+            half.head.append(piece if isinstance(piece, int) else bytes(piece))
+        if half.headed:
+            self._look(half)
+
+    def _arrived(self, half: Half, pieces: list[Piece], *, cut: bool = False) -> None:
+        for piece in pieces:
+            if not isinstance(piece, int):
+                self._bytes(half, piece)
+            elif piece:
+                self._hole(half, piece, cut=cut)
+
+    def _bytes(self, half: Half, piece: Data) -> None:
+        if not len(piece):
+            return
+        if half.direction == "rev":  # answers stand where they were given
+            self._flush()
+        if not self._pending:
+            self._pending_since = self._now
+        self._pending_until = self._now
+        self._pending.setdefault(half, []).append(bytes(piece) if len(piece) < SMALL else piece)
+        self._pending_bytes += len(piece) + OVERHEAD
+        if half.direction == "rev" or self._pending_bytes > MAX_TOGETHER:
+            self._flush()
+
+    def _hole(self, half: Half, length: int, *, cut: bool) -> None:
+        self._flush()
+        migration = half.flow.migration
+        assert migration is not None
+        if not cut:
+            self.counts.holes += 1
+            self.counts.missing += length
+            if len(self.counts.places) < MAX_PLACES:
+                way = f"from {written(sender(half.key))} to {written(sender(reverse(half.key)))}"
+                self.counts.places.append(f"{length} at {half.at:#x} {way}")
+        half.at += length
+        flow = half.flow
+        self._ready.append(
+            (migration, Chunk(self._time(flow), flow.number, half.direction, b"", half.at, "none"))
+        )
+
+    def _flush(self) -> None:
+        """Hand out what has come in order, a chunk for each direction."""
+        if not self._pending:
+            return
+        pending, self._pending, self._pending_bytes = self._pending, {}, 0
+        for half, pieces in pending.items():
+            data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            half.at += len(data)
+            flow = half.flow
+            assert flow.migration is not None
+            time = self._time(flow, self._pending_until)
+            self._ready.append((flow.migration, Chunk(time, flow.number, half.direction, data, half.at)))
+
+    def _check_end(self, half: Half) -> None:
+        if half.flow.migration is None or half.bytes.stop is None or half.bytes.at < half.bytes.stop:
+            return
+        self._end(half, "eof", half)
+
+    def _end(self, half: Half, how: EndKind, by: Half) -> None:
+        migration = half.flow.migration
+        if half.ended or migration is None:
+            return
+        self._flush()
+        half.ended = True
+        party: Party = "source" if by.direction == "fwd" else "destination"
+        self._ready.append(
+            (migration, Ended(self._time(half.flow), half.flow.number, half.direction, how, party))
+        )
+        migration.open -= 1
+        if not migration.open:
+            self._ready.append((migration, None))
+            self._running = {key: m for key, m in self._running.items() if m is not migration}
+
+    def _time(self, flow: Flow, now: int | None = None) -> int:
+        """µs since the migration began; clocks that go back stand still here."""
+        assert flow.migration is not None
+        flow.last = max(flow.last, ((self._now if now is None else now) - flow.migration.began) // 1000, 0)
+        return flow.last
