@@ -71,7 +71,7 @@ class DirectionDecoder:
         """Decode a chunk. Its bytes are not needed any more when the iterator is exhausted."""
         queue = self.queue
         if chunk.kept == "all" and queue.at + queue.size < queue.wire_end and self.steps is not None:
-            yield self._give_up(queue.hole())  # whoever waits for something else has not noticed it
+            yield from self._give_up(queue.hole())  # whoever waits for something else has not noticed it
             queue.discard()
         queue.push(chunk)
         yield from self._drive()

@@ -153,7 +153,7 @@ class TextLog:
         if past.faults_since is not None and (last or time - past.faults_since >= FAULTS_TOGETHER):
             if self._sections is None:
                 line = f"{_columns(self._clock(past, time), 'faults')}  {faults.text()}\n"
-                self._write(f"{name(migration)} {line}" if self._prefix else line)
+                self._write(f"{name(migration)} {line}" if self.prefix else line)
             faults.clear()
             past.faults_since = None
         return part
