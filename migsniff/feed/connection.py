@@ -25,6 +25,8 @@ LegName = Literal["source", "destination"]
 # to take no more ahead of it than it does already: with a destination that took 400 MB/s, 5 to 20 MB waited
 # in the receive buffer without this, mostly 2 to 5 MB with it.
 HELD_READS: Final = 16
+# Less room than this in the buffer is not worth another read; and if a read brought less, there is hardly more.
+ROOM: Final = 64 << 10
 
 
 class Tap(Protocol):
@@ -101,64 +103,82 @@ class Flow:
         self._loop.add_reader(from_.descriptor, self.read)
 
     def read(self) -> bool:
-        """Move what has arrived, one buffer at most; True if bytes moved and none has to wait."""
+        """Move what has arrived, one buffer at most; True if bytes moved and none has to wait.
+
+        A fast sender has sent more by the time that the first bytes have gone on. That goes on as well before
+        the tap is shown all of it at once, for each look costs it something.
+        """
         buffer = self._buffers.take()
-        try:
-            size = self.from_.sock.recv_into(buffer)
-        except OSError as error:
-            self._buffers.give(buffer)
-            if not isinstance(error, BlockingIOError | InterruptedError):
-                self._connection.fail(self.from_, error.errno or 0)
+        received = sent = 0
+        failure = None
+        while True:
+            leg = self.from_
+            try:
+                size = leg.sock.recv_into(buffer[received:])
+                if not size:
+                    break
+                received += size
+                leg = self.to
+                sent += leg.sock.send(buffer[sent:received])
+            except (BlockingIOError, InterruptedError):
+                size = ROOM
+                break
+            except OSError as error:
+                failure = leg, error.errno or 0
+                break
+            if sent < received or size < ROOM or received > len(buffer) - ROOM:
+                break
+        if sent:
+            self._connection.data(self.direction, buffer[:sent])
+        if failure is None and sent < received:
+            self._wait(buffer, buffer[sent:received])
             return False
-        if not size:
-            self._buffers.give(buffer)
+        self._buffers.give(buffer)
+        if failure is not None:
+            self._connection.fail(*failure)
+        elif not size:
             self._end_of_file()
-            return False
-        self._buffer = buffer
-        self._send(buffer[:size])
-        if self._rest is None or self.ended:
-            if self._held_reads:
-                self._held_reads -= 1
-                if not self._held_reads and not self.ended:
-                    sockets.hold_receive_buffer(self.from_.sock, False)
-            return not self.ended
+        elif self._held_reads and sent:
+            self._held_reads -= 1
+            if not self._held_reads:
+                sockets.hold_receive_buffer(self.from_.sock, False)
+        return sent > 0 and not self.ended
+
+    def _wait(self, buffer: memoryview, rest: memoryview) -> None:
+        """Read no more before the receiver has taken the rest."""
+        self._buffer, self._rest = buffer, rest
         self._loop.remove_reader(self.from_.descriptor)
         self._loop.add_writer(self.to.descriptor, self._write)
         if not self._held_reads:
             sockets.hold_receive_buffer(self.from_.sock, True)
         self._held_reads = HELD_READS
         self._connection.tell("paused", self.direction, True)
-        return False
-
-    def _send(self, view: memoryview) -> None:
-        """Send on, show to the tap what went on, and keep the rest, or the buffer if there is none."""
-        try:
-            sent = self.to.sock.send(view)
-        except OSError as error:
-            if not isinstance(error, BlockingIOError | InterruptedError):
-                self._rest = None
-                self._connection.fail(self.to, error.errno or 0)
-                return
-            sent = 0
-        if sent == len(view):
-            self._rest = None
-            self._connection.data(self.direction, view)
-            if self._buffer is not None:
-                self._buffers.give(self._buffer)
-                self._buffer = None
-        else:
-            self._rest = view[sent:]
-            if sent:
-                self._connection.data(self.direction, view[:sent])
 
     def _write(self) -> None:
         """The receiver takes bytes again."""
-        assert self._rest is not None
-        self._send(self._rest)
+        self._send_rest()
         if self._rest is None and not self.ended:
             self._loop.remove_writer(self.to.descriptor)
             self._loop.add_reader(self.from_.descriptor, self.read)
             self._connection.tell("paused", self.direction, False)
+
+    def _send_rest(self) -> None:
+        """Send on what the receiver takes of the rest, and show that to the tap."""
+        rest = self._rest
+        assert rest is not None
+        try:
+            sent = self.to.sock.send(rest)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self._rest = None
+            self._connection.fail(self.to, error.errno or 0)
+            return
+        self._rest = rest[sent:] if sent < len(rest) else None
+        self._connection.data(self.direction, rest[:sent])
+        if self._rest is None and self._buffer is not None:
+            self._buffers.give(self._buffer)
+            self._buffer = None
 
     def drain(self) -> None:
         """Send on what the kernel still holds from a leg that has failed, as far as the other side takes it.
@@ -166,7 +186,7 @@ class Flow:
         That is where a destination's last message stands: the reason why it gave up.
         """
         if self._rest is not None:
-            self._send(self._rest)
+            self._send_rest()
         while not self.ended and self._rest is None and self.read():
             pass
 

@@ -32,7 +32,6 @@ MAX_OFFSET: Final = (1 << 63) - 1
 
 FEW_SPANS: Final = 64  # below it, slicing in Python is faster than numpy's dozens of calls
 MANY_SPANS: Final = 400  # as FEW_SPANS, if the spans have to be made an array first
-FEW_LENGTHS: Final = 8  # more different lengths than this among MANY_SPANS are as well sliced in Python
 SHORT_PIECE: Final = 64  # longer pieces are copied one by one
 
 
@@ -146,33 +145,32 @@ def _gather_few(data: memoryview, base: int, omitted: Sequence[tuple[int, int]])
 
 
 def _gather_many(data: memoryview, spans: "NDArray[np.int64]") -> bytes:
-    """Page records leave many pieces of few lengths (8 bytes of a page's header, 11 of an XBZRLE record).
+    """Page records leave many short pieces (8 bytes of a page's header, 11 of an XBZRLE record).
 
-    All pieces of one length are copied at once.
+    Those are copied at once, byte by byte through an index; long ones one by one.
     """
     begins = np.zeros(len(spans) + 1, np.int64)
     begins[1:] = spans[:, 1]
     lengths = np.full(len(spans) + 1, len(data), np.int64)
     lengths[:-1] = spans[:, 0]
     lengths -= begins
-    ends = lengths.cumsum()
-    targets = ends - lengths
-    total = int(ends[-1])
-    kept = bytearray(total)
-    counts = np.bincount(np.minimum(lengths, SHORT_PIECE + 1), minlength=SHORT_PIECE + 2)
-    short = counts[1:-1].nonzero()[0] + 1
-    if len(short) * MANY_SPANS > len(lengths) * FEW_LENGTHS:
-        return _gather_few(data, 0, spans.tolist())
-    for length in short.tolist():
-        which = lengths == length
-        # every position as an element of `length` bytes: one indexed copy moves all pieces of this length
-        record = np.dtype((np.void, length))
-        source = np.ndarray((len(data) - length + 1,), record, data, strides=(1,))
-        target = np.ndarray((total - length + 1,), record, kept, strides=(1,))
-        target[targets[which]] = source[begins[which]]
-    if counts[-1]:
-        view = memoryview(kept)
-        for index in (lengths > SHORT_PIECE).nonzero()[0].tolist():
-            begin, length, at = int(begins[index]), int(lengths[index]), int(targets[index])
-            view[at : at + length] = data[begin : begin + length]
-    return bytes(kept)
+    targets = lengths.cumsum()
+    total = int(targets[-1])
+    targets -= lengths
+    long = (lengths > SHORT_PIECE).nonzero()[0].tolist()
+    short = lengths
+    if long:
+        short = lengths.copy()
+        short[long] = 0
+    source = np.repeat(begins - targets, short)
+    if not long:
+        source += np.arange(total)
+        return np.frombuffer(data, np.uint8)[source].tobytes()
+    positions = np.repeat(targets - (short.cumsum() - short), short) + np.arange(len(source))
+    kept = np.empty(total, np.uint8)
+    kept[positions] = np.frombuffer(data, np.uint8)[source + positions]
+    view = memoryview(kept)
+    for index in long:
+        begin, length, at = int(begins[index]), int(lengths[index]), int(targets[index])
+        view[at : at + length] = data[begin : begin + length]
+    return kept.tobytes()
