@@ -14,6 +14,7 @@ import contextlib
 import errno
 import socket
 from collections.abc import Callable
+from time import monotonic_ns
 from typing import Final, Literal, Protocol
 
 from migsniff.core.events import Direction, EndKind, Party
@@ -25,12 +26,16 @@ LegName = Literal["source", "destination"]
 # to take no more ahead of it than it does already: with a destination that took 400 MB/s, 5 to 20 MB waited
 # in the receive buffer without this, mostly 2 to 5 MB with it.
 HELD_READS: Final = 16
-# Less room than this in the buffer is not worth another read; and if a read brought less, there is hardly more.
+# Less room than this in the buffer is not worth another read; and after a read that brought less there is
+# hardly more to come.
 ROOM: Final = 64 << 10
+PATIENCE: Final = (
+    0.01  # seconds that a receiver may take for the rest of a buffer until that counts as a pause
+)
 
 
 class Tap(Protocol):
-    """What is told of one connection, always after the bytes went on.
+    """What is told of one connection, always after the bytes went on, and never later than PATIENCE.
 
     Nothing at all is told of a connection that never carried a byte. An exception from a tap is reported
     once; the tap hears nothing more, and the forwarding goes on.
@@ -43,10 +48,16 @@ class Tap(Protocol):
         """Bytes that were sent on. The view is valid only during the call."""
 
     def paused(self, direction: Direction, paused: bool) -> None:
-        """The receiving side does not take the bytes as fast as they come; or (False) has taken them all."""
+        """The receiving side has not taken what came for PATIENCE; or (False) has taken it all.
+
+        Shorter waits are only added up: `waited` in the facts of `tcp_info`.
+        """
 
     def tcp_info(self, leg: LegName, facts: dict[str, object]) -> None:
-        """What the kernel says of one leg, once a second and at the end."""
+        """What the kernel says of one leg, once a second and at the end.
+
+        `waited`, beside that: the microseconds so far in which this leg did not take what was to be sent.
+        """
 
     def ended(self, direction: Direction, how: EndKind, by: Party, error: str | None) -> None:
         """A direction ended, exactly once for each; `by` is who ended it, `error` the name of an errno."""
@@ -98,7 +109,13 @@ class Flow:
         self._loop = connection.loop
         self._buffers = connection.buffers
         self._buffer: memoryview | None = None
-        self._rest: memoryview | None = None
+        # The buffer up to `_received` waits for a slow receiver: up to `_sent` it went on, and up to `_shown`
+        # the tap has seen it.
+        self._received = self._sent = self._shown = 0
+        self._patience: asyncio.TimerHandle | None = None
+        self._waiting_since = 0
+        self._paused = False
+        self.waited = 0
         self._held_reads = 0  # so many more without a pause, and the receive buffer may grow again
         self._loop.add_reader(from_.descriptor, self.read)
 
@@ -128,11 +145,11 @@ class Flow:
                 break
             if sent < received or size < ROOM or received > len(buffer) - ROOM:
                 break
+        if failure is None and sent < received:
+            self._wait(buffer, sent, received)
+            return False
         if sent:
             self._connection.data(self.direction, buffer[:sent])
-        if failure is None and sent < received:
-            self._wait(buffer, buffer[sent:received])
-            return False
         self._buffers.give(buffer)
         if failure is not None:
             self._connection.fail(*failure)
@@ -144,50 +161,74 @@ class Flow:
                 sockets.hold_receive_buffer(self.from_.sock, False)
         return sent > 0 and not self.ended
 
-    def _wait(self, buffer: memoryview, rest: memoryview) -> None:
-        """Read no more before the receiver has taken the rest."""
-        self._buffer, self._rest = buffer, rest
+    def _wait(self, buffer: memoryview, sent: int, received: int) -> None:
+        """Read no more before the receiver has taken the rest, which mostly is a matter of microseconds."""
+        self._buffer, self._received, self._sent, self._shown = buffer, received, sent, 0
+        self._waiting_since = monotonic_ns()
         self._loop.remove_reader(self.from_.descriptor)
         self._loop.add_writer(self.to.descriptor, self._write)
+        self._patience = self._loop.call_later(PATIENCE, self._pause)
         if not self._held_reads:
             sockets.hold_receive_buffer(self.from_.sock, True)
         self._held_reads = HELD_READS
+
+    def _pause(self) -> None:
+        self.show()
+        self._paused = True
         self._connection.tell("paused", self.direction, True)
 
     def _write(self) -> None:
         """The receiver takes bytes again."""
-        self._send_rest()
-        if self._rest is None and not self.ended:
-            self._loop.remove_writer(self.to.descriptor)
-            self._loop.add_reader(self.from_.descriptor, self.read)
+        if not self._send_rest() or self.ended:
+            return
+        self._loop.remove_writer(self.to.descriptor)
+        self._loop.add_reader(self.from_.descriptor, self.read)
+        if self._paused:
+            self._paused = False
             self._connection.tell("paused", self.direction, False)
 
-    def _send_rest(self) -> None:
-        """Send on what the receiver takes of the rest, and show that to the tap."""
-        rest = self._rest
-        assert rest is not None
+    def _send_rest(self) -> bool:
+        """Send on what the receiver takes of what waits; True if that was all."""
+        assert self._buffer is not None
         try:
-            sent = self.to.sock.send(rest)
+            self._sent += self.to.sock.send(self._buffer[self._sent : self._received])
         except (BlockingIOError, InterruptedError):
-            return
+            return False
         except OSError as error:
-            self._rest = None
             self._connection.fail(self.to, error.errno or 0)
-            return
-        self._rest = rest[sent:] if sent < len(rest) else None
-        self._connection.data(self.direction, rest[:sent])
-        if self._rest is None and self._buffer is not None:
+            return False
+        if self._sent < self._received:
+            if self._paused:
+                self.show()
+            return False
+        self.show()
+        self._waited()
+        if self._buffer is not None:
             self._buffers.give(self._buffer)
             self._buffer = None
+        return True
+
+    def _waited(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
+            self.waited += (monotonic_ns() - self._waiting_since) // 1000
+
+    def show(self) -> None:
+        """Show to the tap what of a waiting buffer went on since it looked last."""
+        if self._buffer is not None and self._sent > self._shown:
+            view = self._buffer[self._shown : self._sent]
+            self._shown = self._sent
+            self._connection.data(self.direction, view)
 
     def drain(self) -> None:
         """Send on what the kernel still holds from a leg that has failed, as far as the other side takes it.
 
         That is where a destination's last message stands: the reason why it gave up.
         """
-        if self._rest is not None:
+        if self._buffer is not None:
             self._send_rest()
-        while not self.ended and self._rest is None and self.read():
+        while not self.ended and self._buffer is None and self.read():
             pass
 
     def _end_of_file(self) -> None:
@@ -211,7 +252,8 @@ class Flow:
 
     def close(self) -> None:
         """Let go of the buffer."""
-        self._buffer = self._rest = None
+        self._waited()
+        self._buffer = None
 
 
 class Connection:
@@ -273,6 +315,9 @@ class Connection:
         """Bytes went on."""
         if not self.opened:
             self.open()
+        for flow in self._flows:
+            if flow.direction != direction:
+                flow.show()  # what was said before this
         if (tap := self._tap) is not None:
             try:
                 tap.data(direction, view)
@@ -296,12 +341,14 @@ class Connection:
         """Tell what the kernel says of both legs."""
         for leg in () if self.closed else self._legs:
             if (facts := sockets.tcp_info(leg.sock)) is not None:
-                self.tell("tcp_info", leg.party, facts)
+                waited = sum(flow.waited for flow in self._flows if flow.to is leg)
+                self.tell("tcp_info", leg.party, {**facts, "waited": waited})
 
     # ------------------------------------------------------------ how it ends
 
     def end(self, flow: Flow, how: EndKind, by: Party, error: str | None) -> None:
         """A direction has ended; when both have, the connection is closed."""
+        flow.show()
         flow.ended = True
         last = all(each.ended for each in self._flows)
         if last:

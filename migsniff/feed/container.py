@@ -162,15 +162,15 @@ def _gather_many(data: memoryview, spans: "NDArray[np.int64]") -> bytes:
     if long:
         short = lengths.copy()
         short[long] = 0
-    source = np.repeat(begins - targets, short)
-    if not long:
-        source += np.arange(total)
-        return np.frombuffer(data, np.uint8)[source].tobytes()
-    positions = np.repeat(targets - (short.cumsum() - short), short) + np.arange(len(source))
-    kept = np.empty(total, np.uint8)
-    kept[positions] = np.frombuffer(data, np.uint8)[source + positions]
+    positions = np.arange(int(short.sum()))
+    if long:
+        positions += np.repeat(targets - (short.cumsum() - short), short)
+    source = positions + np.repeat(begins - targets, short)
+    kept = bytearray(total)
+    target = np.frombuffer(kept, np.uint8)
+    target[positions] = np.frombuffer(data, np.uint8)[source]
     view = memoryview(kept)
     for index in long:
         begin, length, at = int(begins[index]), int(lengths[index]), int(targets[index])
         view[at : at + length] = data[begin : begin + length]
-    return kept.tobytes()
+    return bytes(kept)
