@@ -23,7 +23,7 @@ from migsniff.core.pagecount import PageCounter, layout
 from migsniff.core.pages import PAGE_ENCODINGS, GuestBlock
 from migsniff.core.pagesize import find_page_size
 from migsniff.core.text import readable
-from migsniff.core.wire import U64, XBZRLE_HEADER, XBZRLE_MARKER, RamFlag
+from migsniff.core.wire import U64, XBZRLE_MARKER, RamFlag
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -129,81 +129,96 @@ class RamReader:
     def _scan(self) -> bool:
         """Walk the common records that stand complete in the current piece, and collect their words.
 
+        To step over a record takes no more than the last byte of its word, which holds the flags, and the
+        length of an XBZRLE record; the words are read and checked behind the walk, all at once.
         True if it stopped because that is enough for now.
         """
         queue, counter, block = self.queue, self.counter, self.block
         assert block is not None
-        page_size = self.memory.page_size
         data, begin, end = queue.data, queue.pos, queue.end
         whole = queue.kept == "all"
-        page_step = WORD + page_size if whole else WORD
-        mask = page_size - 1
-        limit = block.page_count * page_size
+        page_step = WORD + self.memory.page_size if whole else WORD
         page, zero, xbzrle = PAGE | CONTINUE, ZERO | CONTINUE, XBZRLE | CONTINUE
-        unpack, unpack_xbzrle = U64.unpack_from, XBZRLE_HEADER.unpack_from
-        words, lengths = counter.words, counter.lengths
-        collected, variable = len(words), len(lengths)
-        append = words.append
-        pos, last = begin, end - WORD
-        before = begin  # where the last record with contents begins
+        flags_at, lengths = array("Q"), array("Q")
+        found = flags_at.append
+        pos, last = begin + WORD - 1, end - 1
         enough = False
         for _ in range(ENOUGH):
             if pos > last:
                 break
-            (word,) = unpack(data, pos)
-            if word >= limit:
-                break
-            flags = word & mask
+            flags = data[pos]
             if flags == page:
-                append(word)
-                before = pos
+                found(pos)
                 pos += page_step
             elif flags == zero:
-                if pos == last or data[pos + 8]:
+                if pos == last or data[pos + 1]:
                     break
-                append(word)
-                pos += 9
+                found(pos)
+                pos += WORD + 1
             elif flags == xbzrle:
-                if pos + 11 > end:
+                if pos + 3 > last:
                     break
-                marker, length = unpack_xbzrle(data, pos + 8)
-                if marker != XBZRLE_MARKER or length > page_size:
-                    break
-                append(word)
+                length = data[pos + 2] << 8 | data[pos + 3]
+                found(pos)
                 lengths.append(length)
-                before = pos
-                pos += 11 + length if whole else 11
+                pos += WORD + 3 + length if whole else WORD + 3
             else:
                 break
         else:
             enough = True
-        if len(words) == collected:
+        if not flags_at:
             return False
-        size = pos - begin if whole else self._wire_size(words[collected:], lengths[variable:])
-        if pos > end or (not whole and not self._contents_came(size, words[-1])):
+        words = self._words(block, flags_at, lengths)
+        if len(words) < len(flags_at):
+            pos, enough = flags_at[len(words)], False
+        stop = pos - (WORD - 1)
+        size = stop - begin if whole else self._wire_size(words, lengths)
+        if words and (stop > end or (not whole and not self._contents_came(size, words[-1]))):
             # the contents of the last record have not all come: `_record` waits for them
-            if words.pop() & XBZRLE:
-                size -= WORD + 3 + lengths.pop()
-            else:
-                size -= WORD + page_size
-            pos = before
-        if len(words) == collected:
+            size -= WORD + (3 + lengths.pop() if words[-1] & XBZRLE else self.memory.page_size)
+            words.pop()
+            stop = flags_at[len(words)] - (WORD - 1)
+        if not words:
             return False
-        if not collected:
+        if not counter.words:
             counter.block, counter.start = block, queue.at
+        counter.words += words
+        counter.lengths += lengths
         if queue.omitted is not None:
-            self._omit(words, lengths, collected, variable)
+            self._omit(words, lengths, flags_at)
         if self.context.want_contents:
-            self._lend(block, words[collected:], lengths[variable:], size)
+            self._lend(block, words, lengths, size)
         if self.context.requests.waiting:
-            self._answer(block, np.array(words[collected:], np.uint64), lengths[variable:])
+            self._answer(block, np.frombuffer(words, np.uint64), lengths)
         if self.context.want_contents:
             counter.flush()
         at = queue.at + size
-        queue.advance(pos - begin)
+        queue.advance(stop - begin)
         queue.at = self._ended = at
-        self._zero_run = enough and pos - begin == ENOUGH * (WORD + 1)
+        self._zero_run = enough and stop - begin == ENOUGH * (WORD + 1)
         return enough
+
+    def _words(self, block: GuestBlock, flags_at: "array[int]", lengths: "array[int]") -> "array[int]":
+        """The words whose last bytes stand at `flags_at`, up to the first record that is not as it must be.
+
+        `lengths` is cut to those of the XBZRLE records among them.
+        """
+        data, page_size = self.queue.data, self.memory.page_size
+        limit = block.page_count * page_size
+        starts = np.frombuffer(flags_at, np.uint64) - np.uint64(WORD - 1)
+        # every position as a word: one indexed copy reads them all
+        anywhere = np.ndarray((self.queue.end - WORD + 1,), ">u8", data, strides=(1,))
+        found = anywhere[starts].astype(np.uint64)
+        fits = (found < np.uint64(limit)) & (found & np.uint64((page_size - 1) & ~0xFF) == 0)
+        if lengths:
+            delta = (found & np.uint64(XBZRLE)) != 0
+            markers = np.frombuffer(data, np.uint8)[starts[delta] + np.uint64(WORD)]
+            sizes = np.array(lengths)
+            fits[delta] &= (markers == XBZRLE_MARKER) & (sizes <= page_size)
+        if not fits.all():
+            found = found[: int(np.argmin(fits))]
+            del lengths[int(np.count_nonzero(found & np.uint64(XBZRLE))) :]
+        return array("Q", found.tobytes())
 
     def _scan_zeros(self, block: GuestBlock) -> bool:
         """Collect a long run of zero pages, which stand at a fixed stride, at once; False if there is none.
@@ -244,37 +259,23 @@ class RamReader:
         """In a stripped capture: whether records of so many bytes had come whole when they were saved."""
         missing = self.queue.at + size - self.queue.wire_end
         if missing > 0 and not last & (PAGE | XBZRLE):
-            raise StreamProblem(
-                "hole", length=missing, at=self.queue.wire_end
-            )  # only contents at the very end can be missing
+            # only contents at the very end can be missing
+            raise StreamProblem("hole", length=missing, at=self.queue.wire_end)
         return missing <= 0
 
-    def _omit(self, words: "array[int]", lengths: "array[int]", collected: int, variable: int) -> None:
-        """Note where the contents of the words collected last stand on the wire."""
-        omitted, at, page_size = self.queue.omitted, self.queue.at, self.memory.page_size
-        assert omitted is not None
-        if len(words) - collected < MANY and len(lengths) == variable:
-            for word in words[collected:]:
+    def _omit(self, words: "array[int]", lengths: "array[int]", flags_at: "array[int]") -> None:
+        """Note where on the wire the contents of these records stand."""
+        queue, page_size = self.queue, self.memory.page_size
+        assert queue.omitted is not None
+        if len(words) < MANY and not lengths and queue.kept == "all":
+            behind = queue.at - queue.pos + 1
+            for word, at in zip(words, flags_at, strict=False):
                 if word & PAGE:
-                    omitted.append((at + WORD, at + WORD + page_size))
-                    at += WORD + page_size
-                else:
-                    at += WORD + 1
+                    queue.omitted.append((behind + at, behind + at + page_size))
             return
-        batch = np.array(words[collected:], np.uint64)
-        if len(lengths) > variable:
-            headers, bodies = layout(batch, lengths[variable:], page_size)
-            stops = np.cumsum(headers + bodies) + np.uint64(at)
-            spans = np.stack((stops - bodies, stops), axis=1)[bodies != 0]
-        else:
-            # behind record i, the k-th page, stand i + 1 words, k + 1 pages and i - k zero pages' fill bytes
-            which = np.flatnonzero(batch & np.uint64(PAGE))
-            spans = np.empty((len(which), 2), np.uint64)
-            ends = spans[:, 1]
-            ends[:] = which * (WORD + 1) + np.arange(len(which)) * (page_size - 1)
-            ends += np.uint64(at + WORD + page_size)
-            spans[:, 0] = ends - np.uint64(page_size)
-        omitted.append(spans)
+        headers, bodies = layout(np.frombuffer(words, np.uint64), lengths, page_size)
+        stops = np.cumsum(headers + bodies) + np.uint64(queue.at)
+        queue.omitted.append(np.stack((stops - bodies, stops), axis=1)[bodies != 0])
 
     def _answer(self, block: GuestBlock, batch: "NDArray[np.uint64]", lengths: "array[int]") -> None:
         """Tell which of the records that begin here answer a request."""
