@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from migsniff.core.events import Event
 from migsniff.core.session import Session
-from migsniff.core.wire import RamFlag
+from migsniff.core.wire import Command, ItemType, RamFlag
 from migsniff.pipeline import Sink
 from migsniff.show import extract, pagestates
 from migsniff.show.extract import RamFiles
@@ -25,13 +25,18 @@ from tests.catalogue import SMALL, SMALL_HEAD
 from tests.playing import Cut, Stream, arrivals, bytewise, pieces_of, precopy, whole
 from tests.streams import (
     EOF,
+    FLUSH,
     HEADER,
+    block_list,
     capabilities,
+    command,
     compressed,
     configuration,
+    discard,
     filled,
     mapped_list,
     normal,
+    package,
     page_bits,
     ram,
     ram_end,
@@ -525,3 +530,91 @@ def test_pages_far_apart_do_not_buy_memory(tmp_path: Path, monkeypatch: pytest.M
     found, problems = dumped(stream, tmp_path / "dump")
     assert [text[:24] for text in problems] == ["pages stand so far apart"]
     assert 0 < len(found) < 12
+
+
+# ---------------------------------------------------------------- postcopy, several tries, what is elsewhere
+
+
+@pytest.mark.parametrize("cut", CUTS)
+def test_discarded_pages_are_zero_until_they_come_again(tmp_path: Path, cut: Cut) -> None:
+    page = [filled(SMALL, number) for number in range(9)]
+    stream = precopy(
+        SMALL_HEAD,
+        ram_start({b"ram": 8 * SMALL}),
+        ram_part(normal(0, b"ram", page[1]), *(normal(n * SMALL, None, page[n + 1]) for n in range(1, 6))),
+        ram_part(xbzrle(SMALL, None, b"\0\1!"), xbzrle(2 * SMALL, None, b"\0\1!")),
+        discard(b"ram", (2 * SMALL, 2 * SMALL), (6 * SMALL, 1 << 60)),
+        discard(b"ram", (5 * SMALL, SMALL)),
+        package(command(Command.POSTCOPY_LISTEN), command(Command.POSTCOPY_RUN)),
+        ram_part(normal(5 * SMALL, b"ram", page[8])),
+        ram_end(),
+        EOF,
+    )
+    assert extracted(stream, tmp_path / "files", cut).problems == []
+    pages = [page[1], b"!" + page[2][1:], bytes(SMALL), bytes(SMALL), page[5], page[8], bytes(2 * SMALL)]
+    assert on_disk(tmp_path / "files") == {"ram": b"".join(pages)}
+    found, _ = dumped(stream, tmp_path / "dump", cut)
+    assert [value[:6] for value in found.values()] == [
+        "01 01 ",
+        "21 02 ",
+        *["Filled"] * 2,
+        "05 05 ",
+        "08 08 ",
+    ]
+
+
+def test_the_last_of_several_migrations(tmp_path: Path) -> None:
+    """A migration is tried again over new connections: it begins from nothing, and may have other blocks."""
+    first = (
+        SMALL_HEAD
+        + ram_start({b"ram": 4 * SMALL, b"old": SMALL})
+        + ram_part(
+            normal(0, b"ram", filled(SMALL, 1)),
+            normal(SMALL, None, filled(SMALL, 1)),
+            xbzrle(SMALL, None, b"\0\1!"),
+            normal(0, b"old", filled(SMALL, 1)),
+        )
+    )
+    second = b"".join(
+        (
+            SMALL_HEAD,
+            ram_start({b"ram": 2 * SMALL, b"new": SMALL}),
+            ram_part(normal(SMALL, b"ram", filled(SMALL, 2)), zero(0, b"new")),
+            ram_end(),
+            EOF,
+        )
+    )
+    stream = Stream(((0, "fwd", first), (1, "fwd", second)))
+    files = extracted(stream, tmp_path / "files")
+    assert files.problems == ["2 migrations began: the memory is that of the last one"]
+    assert files.names == ["ram", "new"]
+    assert on_disk(tmp_path / "files") == {"ram": bytes(SMALL) + filled(SMALL, 2), "new": bytes(SMALL)}
+    found, _ = dumped(stream, tmp_path / "dump")
+    assert list(found) == ["ram (0x0000000000000100)", "new (0x0000000000000000)"]
+
+
+def test_pages_that_are_shared_and_not_sent(tmp_path: Path) -> None:
+    stream = precopy(
+        HEADER,
+        configuration(b"virt", page_bits(8), capabilities(b"x-ignore-shared")),
+        ram(ItemType.SECTION_START, block_list({b"ram": 2 * SMALL, b"rom": SMALL, b"\x1b": SMALL}, 0)),
+        ram_part(zero(0, b"rom")),
+        ram_end(),
+        EOF,
+    )
+    files = extracted(stream, tmp_path)
+    assert files.problems == ["x-ignore-shared: no pages were sent of ram, \\x1b"]
+
+
+def test_multifd_channels_that_are_not_there(tmp_path: Path) -> None:
+    stream = precopy(SMALL_HEAD, ram_start(BLOCKS, FLUSH), ram_end(FLUSH), EOF)
+    assert extracted(stream, tmp_path).problems == [
+        "pages went over multifd channels, which are not in this file"
+    ]
+
+
+def test_what_is_there_of_a_stream_that_breaks_off(tmp_path: Path) -> None:
+    stream = stream_of(BLOCKS, [(b"ram", 0, 1), (b"ram", 1, b"\0\1!"), (b"ram", 2, 2)])
+    cut = stream.main.index(filled(SMALL, 2)) + 10
+    extracted(Stream(((0, "fwd", stream.main[:cut]),)), tmp_path)
+    assert on_disk(tmp_path)["ram"] == filled(SMALL, 1) + bytes(63 * SMALL)

@@ -54,17 +54,22 @@ def _second_byte(first: int, data: Data, at: int, end: int) -> tuple[int, int]:
 
 def inflate_page(data: Data, page_size: int) -> bytes:
     """The page that one whole zlib stream holds."""
-    unpacker = zlib.decompressobj()
+    return inflate(data, page_size, "the page")
+
+
+def inflate(data: Data, size: int, what: str, form: int = zlib.MAX_WBITS) -> bytes:
+    """The `size` bytes that one whole stream holds; `form` is zlib's number for its kind, `what` it is."""
+    unpacker = zlib.decompressobj(form)
     try:
-        page = unpacker.decompress(data, page_size + 1)
+        page = unpacker.decompress(data, size + 1)
     except zlib.error as error:
-        raise StreamProblem("inflate", what="the page", detail=error) from None
-    if len(page) > page_size:
-        raise StreamProblem("inflate-more", what="the page", expected=page_size)
+        raise StreamProblem("inflate", what=what, detail=error) from None
+    if len(page) > size:
+        raise StreamProblem("inflate-more", what=what, expected=size)
     if not unpacker.eof:
-        raise StreamProblem("inflate-short", what="the page", found=len(page), expected=page_size)
-    if len(page) < page_size:
-        raise StreamProblem("inflate-less", what="the page", found=len(page), expected=page_size)
+        raise StreamProblem("inflate-short", what=what, found=len(page), expected=size)
+    if len(page) < size:
+        raise StreamProblem("inflate-less", what=what, found=len(page), expected=size)
     if unpacker.unused_data:
-        raise StreamProblem("inflate-rest", what="the page", left=len(unpacker.unused_data))
+        raise StreamProblem("inflate-rest", what=what, left=len(unpacker.unused_data))
     return page
