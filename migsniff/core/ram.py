@@ -88,16 +88,19 @@ class RamReader:
                     yield BREATH
             elif not (yield from self._record(start=start)):
                 break
-        if not framed:
-            self._ended = self.queue.at
-            yield from self.leftover()
+        self._ended = self.queue.at
         counts = self.counter.end_section()
-        self._began = None
         yield from self._passed()
+        if not framed:
+            yield from self.leftover()
         return counts
 
+    def told(self) -> None:
+        """The RamSection was made of what `payload` returned."""
+        self._began = None
+
     def leftover(self) -> Iterator[Event]:
-        """Nothing more will be read: what was counted of a section that has not ended."""
+        """Nothing more will be read: what was counted of a section that was not told."""
         if self._began is None:
             return
         start, self._began = self._began, None

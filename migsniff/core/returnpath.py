@@ -84,6 +84,8 @@ class ReturnPathReader:
     def _request(self, start: int, arguments: Arguments) -> Iterator[Event]:
         """A page fault of the destination's guest: its pages are waited for, if they can come."""
         context = self.context
+        if not context.memory.blocks:
+            return  # they were told before what was seen
         name, address, length = (arguments.get(key) for key in ("block", "start", "length"))
         assert isinstance(address, int)
         assert isinstance(length, int)

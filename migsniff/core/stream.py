@@ -95,6 +95,8 @@ class MainReader:
     def resume(self) -> Steps:
         """What goes on after postcopy was paused: items up to the EOF."""
         self.resumed = self.switched = True
+        self.context.postcopy = self.context.return_path = True  # also if what was before was not seen
+        self.context.memory.count_passes = False
         yield from self._items(None)
         yield from self._description()
 
@@ -266,6 +268,7 @@ class MainReader:
         memory.next_round()
         end = queue.at
         yield from self._footer(facts)
+        ram.told()
         yield RamSection(
             channel=self.channel,
             direction="fwd",

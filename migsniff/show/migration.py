@@ -32,7 +32,7 @@ from migsniff.core.events import (
     Undecodable,
     Verdict,
 )
-from migsniff.show.faults import FaultStats
+from migsniff.show.latency import FaultStats
 from migsniff.show.model import (
     BlockStats,
     DeviceStats,

@@ -41,8 +41,8 @@ from migsniff.core.events import (
     Undecodable,
     Verdict,
 )
-from migsniff.show.faults import REQUESTS, FaultStats
 from migsniff.show.fields import counts_text, tree
+from migsniff.show.latency import REQUESTS, FaultStats
 from migsniff.show.select import selected
 from migsniff.show.words import escape, memory, name, place, rate, seconds, several
 
