@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from migsniff.core.events import Assumed
 from migsniff.core.faults import PageRequests
 from migsniff.core.pages import GuestMemory
 
@@ -38,6 +39,8 @@ class Context:
     colo: bool = False
     want_contents: bool = False
     want_fields: bool = False
+    assumed: Assumed | None = None
+    """Descriptions from elsewhere, for device state whose own has not come."""
     breathe: bool = False
     """Whether BREATH is wanted in long stretches without an event."""
 

@@ -6,6 +6,7 @@ a capture has left out. Times are integer microseconds since the migration's fir
 to arrivals, and an event has the time of the arrival that completed it.
 """
 
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
@@ -74,6 +75,17 @@ class Learned(msgspec.Struct, frozen=True):
 
 
 Arrival = Opened | Chunk | Ended | Learned
+
+
+class Remembered(msgspec.Struct, frozen=True):
+    """How a device was described elsewhere: `text` is its JSON object there, `source` says where."""
+
+    text: bytes
+    source: str
+
+
+Assumed = Callable[[str, str, int, int], Sequence[Remembered]]
+"""(machine type, idstr, instance, version) -> descriptions that may fit the section, the likeliest first."""
 
 
 # ---------------------------------------------------------------- events: core -> show
@@ -278,7 +290,8 @@ class DeviceSection(Section, frozen=True, tag="device", kw_only=True):
 
     It is reported once when its end is found by the footer (`provisional`, no fields), and once more,
     exactly, when the description has arrived. `fields` are filled in only for whoever asked for them.
-    `corrects`: the provisional size was wrong, this was it.
+    `corrects`: the provisional size was wrong, this was it. `assumed`: it is read by a description that is
+    not this stream's own but leads to its end; `assumed_from` says where from. `cut`: the stream ends in it.
     """
 
     provisional: bool
@@ -286,6 +299,9 @@ class DeviceSection(Section, frozen=True, tag="device", kw_only=True):
     fields: tuple[Field, ...] = ()
     undescribed: int = 0
     corrects: int | None = None
+    assumed: bool = False
+    assumed_from: str = ""
+    cut: bool = False
 
 
 class CommandSent(Event, frozen=True, tag="command", kw_only=True):

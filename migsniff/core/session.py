@@ -12,6 +12,7 @@ from migsniff.core.devices import DeviceStateBudget
 from migsniff.core.errors import problem_text
 from migsniff.core.events import (
     Arrival,
+    Assumed,
     ChannelFound,
     Chunk,
     Direction,
@@ -65,6 +66,7 @@ class Session:
     arrivals must hold them. `omitted`: after each chunk the property of that name tells what a stripped
     capture must leave out. `looks_like` names what the first bytes of a file are that is no stream. With
     `breathe` BREATH comes between events about once a millisecond, for callers with other things to do.
+    `assumed`: descriptions from elsewhere, for device state whose own has not come.
     """
 
     def __init__(
@@ -75,9 +77,10 @@ class Session:
         note_omitted: bool = False,
         breathe: bool = False,
         budget: DeviceStateBudget | None = None,
+        assumed: Assumed | None = None,
         looks_like: Callable[[bytes], str | None] = lambda head: None,
     ) -> None:
-        self.context = Context(want_contents=contents, want_fields=fields, breathe=breathe)
+        self.context = Context(want_contents=contents, want_fields=fields, breathe=breathe, assumed=assumed)
         self.budget = budget or DeviceStateBudget()
         self.looks_like = looks_like
         self.note_omitted = note_omitted
@@ -235,7 +238,10 @@ class Session:
         if role == "main" and any(other.main is not None for other in self.connections.values()):
             old = self.context  # another try: what the first one told of itself does not hold for it
             self.context = Context(
-                want_contents=old.want_contents, want_fields=old.want_fields, breathe=old.breathe
+                want_contents=old.want_contents,
+                want_fields=old.want_fields,
+                breathe=old.breathe,
+                assumed=old.assumed,
             )
         if role in ("main", "resumed"):
             main = connection.main = MainReader(name, queue, self.context, self.budget)

@@ -7,7 +7,7 @@ the bytes run out. Format: migration/savevm.c, QEMU 5.2 to 11.1.
 from migsniff.core.bytequeue import ByteQueue, Steps
 from migsniff.core.configuration import read_configuration
 from migsniff.core.context import Context, SectionFacts
-from migsniff.core.devices import DeviceStateBudget, DeviceStates, find_end, find_footer
+from migsniff.core.devices import DeviceStateBudget, DeviceStates
 from migsniff.core.errors import StreamProblem
 from migsniff.core.events import (
     CommandSent,
@@ -25,6 +25,7 @@ from migsniff.core.events import (
 from migsniff.core.livesections import live_section
 from migsniff.core.messages import COMMANDS, Arguments, resumed_command
 from migsniff.core.ram import RamReader
+from migsniff.core.sectionend import find_end, find_footer
 from migsniff.core.text import checked
 from migsniff.core.vmdesc import Description
 from migsniff.core.wire import (
@@ -73,7 +74,8 @@ class MainReader:
     @property
     def where(self) -> str:
         """What is being read: section or item, and the record in it."""
-        item = f"{self.item}, {self.ram.where}" if self.ram.where else self.item
+        within = self.ram.where or self.devices.where
+        item = f"{self.item}, {within}" if within else self.item
         return f"the package, {item}" if self.in_package else item
 
     @property

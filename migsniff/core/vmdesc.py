@@ -25,7 +25,7 @@ from migsniff.core.events import Data, Field, Value
 from migsniff.core.registry import field_type
 from migsniff.core.wire import MAX_FIELDS, U32, ItemType
 
-__all__ = ["Budget", "Description", "DeviceDescription", "Walk", "opaque", "walk"]
+__all__ = ["Budget", "Description", "DeviceDescription", "Walk", "Walker", "opaque", "walk"]
 
 NULL_POINTER: Final = b"0"  # VMS_NULLPTR_MARKER, include/migration/vmstate.h
 MAX_VALUES: Final = (
@@ -79,7 +79,7 @@ def walk(
     found: list[Field] = []
     problem: StreamProblem | None = None
     with memoryview(data) as view:
-        walker = _Walker(view, start, wire_offset - start, fields, budget)
+        walker = Walker(view, start, wire_offset - start, fields, budget)
         try:
             walker.vmsd(device.vmsd, len(view), found)
             if budget.fields < 0:
@@ -104,7 +104,7 @@ def opaque(data: Data, start: int, end: int, wire_offset: int) -> Field:
     return Field(name=name, type="opaque", offset=wire_offset, size=len(raw), version=version, raw=raw)
 
 
-class _Walker:
+class Walker:
     """One walk; `at` is the index of the next byte, `shift` what makes it a wire offset."""
 
     __slots__ = ("at", "budget", "data", "fields", "inline", "shift", "undescribed")
@@ -130,6 +130,10 @@ class _Walker:
                 self.null_pointers(field, limit, found)
             else:
                 self.sized(field, limit, found)
+        self.subsections(vmsd, limit, found)
+
+    def subsections(self, vmsd: Vmsd, limit: int, found: list[Field]) -> None:
+        """All that are described."""
         for subsection in vmsd.subsections:
             self.subsection(subsection, limit, found)
 

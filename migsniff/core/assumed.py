@@ -1,0 +1,442 @@
+"""Device state read by a description from elsewhere: an earlier migration's, or a file's.
+
+It is a hint. Subsections come and go, some fields have another size each time; what is read is believed only
+if it ends exactly where the section does. Such a description is as hostile as a stream's own.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Final, NamedTuple
+
+import msgspec
+
+from migsniff.core.context import Context, SectionFacts
+from migsniff.core.description import LISTS, FieldDescription, Vmsd
+from migsniff.core.errors import StreamProblem
+from migsniff.core.events import Data, Field, Remembered
+from migsniff.core.vmdesc import Budget, Description, DeviceDescription, Walk, Walker, opaque, walk
+from migsniff.core.wire import (
+    MAX_ASSUMED,
+    MAX_ASSUMED_DESCRIPTION,
+    MAX_ASSUMED_FIELDS,
+    MAX_FIELDS,
+    ItemType,
+)
+
+# Types whose size is another each time (hw/virtio, hw/scsi/scsi-bus.c, hw/usb/redirect.c, ui/vdagent.c).
+VARIABLE: Final = frozenset(
+    {
+        "virtio",
+        "virtio-gpu",
+        "virtqueue_extra_state",
+        "gtree",
+        "scsi-requests",
+        "usb-redir-parser",
+        "usb-redir-bufpq",
+        "usb-redir-packet-id-q",
+        "vdagent/cbinfos",
+    }
+)
+SUBSECTION_HEADER: Final = 6  # of a subsection without its name
+
+
+class Candidate(NamedTuple):
+    """A description that may fit a section."""
+
+    device: DeviceDescription
+    remembered: Remembered
+
+
+class Guess(NamedTuple):
+    """A section as a description from elsewhere explains it, all of it or up to where the stream ends.
+
+    `place` is the field in which the stream ends, in words.
+    """
+
+    fields: tuple[Field, ...]
+    undescribed: int
+    remembered: Remembered
+    place: str = ""
+
+
+class Assumptions:
+    """What is known from elsewhere of the devices of one channel."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.left = MAX_FIELDS  # fields that they may still stand for, in descriptions and in walks
+
+    def whole(self, facts: SectionFacts, payload: Data, offset: int) -> Guess | StreamProblem | None:
+        """A section's payload, which begins at wire offset `offset`: how it reads, or why it does not fit."""
+        candidates = self.candidates(facts)
+        fields = self.context.want_fields
+        doubtful: Guess | None = None
+        for device, remembered in candidates:
+            budget = self.budget()
+            walked = walk(device, payload, 0, offset, fields=fields, budget=budget)
+            self.spend(budget)
+            if walked.problem is None and walked.end == len(payload):
+                guess = Guess(walked.fields, walked.undescribed, remembered)
+                if not walked.undescribed:
+                    return guess
+                doubtful = doubtful or guess
+        known = subsections(candidates)
+        for adapt in ("", "counts", "size"):
+            for device, remembered in candidates:
+                variable = list(variable_fields(device.vmsd)) if adapt == "size" else []
+                if adapt == "size" and len(variable) != 1:
+                    continue
+                walker = self.walker(payload, offset, known)
+                walker.counts = adapt == "counts"
+                reached, problem = walker.device(device, variable[0] if variable else None, len(payload))
+                if problem is None and reached.end == len(payload):
+                    return Guess(reached.fields if fields else (), reached.undescribed, remembered)
+        if doubtful is not None or not candidates:
+            return doubtful
+        return self.misfit(facts, payload, offset, candidates[0], known)
+
+    def cut_off(self, facts: SectionFacts, payload: Data, offset: int) -> Guess | None:
+        """What has come of a section when the stream ends inside of it."""
+        candidates = self.candidates(facts)
+        known = subsections(candidates)
+        for device, remembered in candidates:
+            walker = self.walker(payload, offset, known)
+            walker.cut = True
+            reached, problem = walker.device(device, None, len(payload))
+            if problem is None:
+                more = len(payload) - reached.end
+                place = f"{more} bytes behind its last field" if more else "behind its last field"
+                rest = "undescribed"
+            elif problem.code == "field-short":
+                rest = walker.name
+                place = walker.place(problem)
+            else:
+                continue
+            fields = reached.fields
+            if reached.end < len(payload) and self.context.want_fields:
+                raw = bytes(memoryview(payload)[reached.end :])
+                fields += (Field(rest, "opaque", offset + reached.end, len(raw), raw=raw),)
+            return Guess(
+                fields if self.context.want_fields else (),
+                reached.undescribed + len(payload) - reached.end,
+                remembered,
+                f"{place} ({remembered.source})",
+            )
+        return None
+
+    def difference(
+        self, facts: SectionFacts, payload: Data, offset: int, device: DeviceDescription, assumed: Remembered
+    ) -> StreamProblem | None:
+        """Where a section that was read by `assumed` reads otherwise by its own description."""
+        candidates = [one for one in self.candidates(facts) if one.remembered == assumed]
+        if not candidates or candidates[0].device.vmsd == device.vmsd:
+            return None
+        wanted, self.context.want_fields = self.context.want_fields, True
+        try:
+            guess = self.whole(facts, payload, offset)
+        finally:
+            self.context.want_fields = wanted
+        budget = self.budget()
+        exact = walk(device, payload, 0, offset, fields=True, budget=budget)
+        self.spend(budget)
+        if not isinstance(guess, Guess):
+            return None
+        there, here = list(leaves(guess.fields)), list(leaves(exact.fields))
+        for index in range(max(len(there), len(here))):
+            one, other = there[index : index + 1], here[index : index + 1]
+            if one != other:
+                return StreamProblem(
+                    "assumed-wrong",
+                    idstr=facts.idstr,
+                    instance_id=facts.instance_id,
+                    source=assumed.source,
+                    assumed=told(one),
+                    exact=told(other),
+                )
+        return None
+
+    # ------------------------------------------------------------ what there is to try
+
+    def candidates(self, facts: SectionFacts) -> list[Candidate]:
+        """Descriptions for a section, the likeliest first; those that are none are left out."""
+        lookup = self.context.assumed
+        if lookup is None:
+            return []
+        found = []
+        remembered = lookup(self.context.machine, facts.idstr, facts.instance_id, facts.version_id)
+        for one in remembered[:MAX_ASSUMED]:
+            nodes = one.text.count(b"{")
+            if len(one.text) > MAX_ASSUMED_DESCRIPTION or nodes > self.left:
+                continue
+            self.left -= nodes
+            try:
+                (device,) = Description.parse(b'{"devices":[' + one.text + b"]}").devices
+            except (StreamProblem, ValueError):
+                continue
+            found.append(Candidate(device, one))
+        return found
+
+    def budget(self) -> Budget:
+        """For one walk."""
+        return Budget(max(0, min(MAX_ASSUMED_FIELDS, self.left)))
+
+    def spend(self, budget: Budget) -> None:
+        """Count what a walk has used up."""
+        self.left = max(0, self.left - min(MAX_ASSUMED_FIELDS, self.left) + max(0, budget.fields))
+
+    def walker(self, payload: Data, offset: int, known: dict[str, Vmsd]) -> "AssumingWalker":
+        return AssumingWalker(memoryview(payload), offset, self, known)
+
+    def misfit(
+        self,
+        facts: SectionFacts,
+        payload: Data,
+        offset: int,
+        candidate: Candidate,
+        known: dict[str, Vmsd],
+    ) -> StreamProblem:
+        """Why a section does not fit: the first field for which that can be said."""
+        walker = self.walker(payload, offset, known)
+        reached, problem = walker.device(candidate.device, None, len(payload))
+        about = {
+            "idstr": facts.idstr,
+            "instance_id": facts.instance_id,
+            "source": candidate.remembered.source,
+        }
+        if problem is None:
+            return StreamProblem("assumed-long", more=len(payload) - reached.end, **about)
+        if problem.code == "field-short":
+            missing = walker.missing(problem)
+            return StreamProblem("assumed-short", missing=missing, field=walker.name, **about)
+        return StreamProblem("assumed-misfit", field=walker.name or facts.idstr, detail=problem.text, **about)
+
+
+class AssumingWalker(Walker):
+    """A walk that takes subsections as they come, and sizes only from fields that hold no others.
+
+    `path`: names of the fields that are being read, the outermost first. `counts`: an array behind a number
+    has as many elements as that says. `grown`: this field has `growth` more bytes than it had.
+    `cut`: more would have come.
+    """
+
+    __slots__ = ("assumptions", "counts", "cut", "grown", "growth", "known", "path")
+
+    def __init__(
+        self, data: memoryview, offset: int, assumptions: Assumptions, known: dict[str, Vmsd]
+    ) -> None:
+        super().__init__(data, 0, offset, True, assumptions.budget())
+        self.assumptions = assumptions
+        self.known = known
+        self.path: list[str] = []
+        self.grown: FieldDescription | None = None
+        self.growth = 0
+        self.counts = False
+        self.cut = False
+
+    def device(
+        self, device: DeviceDescription, grown: FieldDescription | None, end: int
+    ) -> tuple[Walk, StreamProblem | None]:
+        """Read a device up to index `end`. `grown` is the field that takes what the others leave of it."""
+        found: list[Field] = []
+        problem: StreamProblem | None = None
+        size = described_size(device.vmsd) if grown is not None else None
+        if grown is not None and size is not None:
+            self.grown, self.growth = grown, max(end - size, -grown.size)
+        try:
+            self.vmsd(device.vmsd, end, found)
+        except StreamProblem as error:
+            problem = error.with_traceback(None)
+        self.assumptions.spend(self.budget)
+        return Walk(self.at, tuple(found), problem, self.undescribed), problem
+
+    # ------------------------------------------------------------ where it ended
+
+    @property
+    def name(self) -> str:
+        """The field that was being read, by its path."""
+        return ".".join(self.path)
+
+    def missing(self, short: StreamProblem) -> int:
+        """How many bytes of it there were not."""
+        return int(str(short.details["size"])) - int(str(short.details["left"]))
+
+    def place(self, short: StreamProblem) -> str:
+        """How far into it the bytes reach."""
+        size, left = int(str(short.details["size"])), int(str(short.details["left"]))
+        return (
+            f"{left} of {size} bytes into its field {self.name!r}"
+            if left
+            else f"before its field {self.name!r}"
+        )
+
+    # ------------------------------------------------------------ what is read otherwise
+
+    def sized(self, field: FieldDescription, limit: int, found: list[Field]) -> None:
+        self.path.append(field.name)
+        if field is self.grown:
+            field = msgspec.structs.replace(field, size=field.size + self.growth)
+        if self.counts and field.array_len is not None and not field.vmsds and found:
+            count = found[-1].value
+            if isinstance(count, int) and 0 <= count <= limit - self.at:
+                field = msgspec.structs.replace(field, array_len=count)
+        if not field.vmsds or field.array_len is not None or field.type == "gtree":
+            super().sized(field, limit, found)
+        elif field.type in LISTS:
+            self.elements_by_marker(field, limit, found)
+        else:
+            self.one_group(field, limit, found)
+        self.path.pop()
+
+    def one_group(self, field: FieldDescription, limit: int, found: list[Field]) -> None:
+        """A struct or an inline group: as long as what is in it, and what its description had left out."""
+        vmsd = field.vmsds[0]
+        start = self.at
+        outermost = field.type != "struct" and not self.inline
+        inline, self.inline = self.inline, self.inline or outermost
+        children: list[Field] = []
+        try:
+            self.vmsd(vmsd, limit, children)
+            if vmsd.fixed is not None and vmsd.fixed < field.size:
+                end = self.reach(field.name, field.size - vmsd.fixed, limit)
+                children.append(opaque(self.data, self.at, end, self.at + self.shift))
+                self.undescribed += end - self.at
+                self.at = end
+        finally:
+            raw = bytes(self.data[start : self.at]) if outermost else b""
+            self.group(field.name, field.type, vmsd, start, children, found, field.index, raw)
+        self.inline = inline
+
+    def elements(self, field: FieldDescription, limit: int, found: list[Field]) -> None:
+        depth, before = len(self.path), len(found)
+        self.path.append(field.name)
+        try:
+            super().elements(field, limit, found)
+        except StreamProblem:
+            self.path[depth] = f"{field.name}[{max(0, len(found) - before - 1)}]"
+            raise
+        self.path.pop()
+
+    def elements_by_marker(self, field: FieldDescription, limit: int, found: list[Field]) -> None:
+        """A list of as many elements as come."""
+        start = self.at
+        outermost = not self.inline
+        inline, self.inline = self.inline, True
+        children: list[Field] = []
+        index = 0
+        while self.reach(field.name, 1, limit) and self.data[self.at] == 1:
+            self.budget.take_field()
+            vmsd = field.vmsds[min(index, len(field.vmsds) - 1)]
+            begin = self.at
+            self.at += 1
+            inside: list[Field] = []
+            self.vmsd(vmsd, limit, inside)
+            self.group(vmsd.name, "struct", vmsd, begin, inside, children, index)
+            index += 1
+        self.marker(field.name, 0, limit)
+        self.inline = inline
+        found.append(
+            Field(
+                name=field.name,
+                type=field.type,
+                offset=start + self.shift,
+                size=self.at - start,
+                index=field.index,
+                raw=bytes(self.data[start : self.at]) if outermost else b"",
+                children=tuple(children),
+            )
+        )
+
+    def subsections(self, vmsd: Vmsd, limit: int, found: list[Field]) -> None:
+        """Those that come, if they are known."""
+        own = {subsection.name: subsection for subsection in vmsd.subsections}
+        while (name := self.next_subsection(vmsd, limit)) is not None:
+            known = own.get(name)
+            if known is None and name.startswith(vmsd.name + "/"):
+                known = self.known.get(name)
+                if known is None:
+                    raise StreamProblem("assumed-subsection", name=name, at=self.at + self.shift)
+            if known is None:
+                return
+            self.path.append(name)
+            self.subsection(known, limit, found)
+            self.path.pop()
+
+    def next_subsection(self, vmsd: Vmsd, limit: int) -> str | None:
+        """The name in the subsection header that stands here, if one does."""
+        head = bytes(self.data[self.at : min(self.at + SUBSECTION_HEADER + 255, limit)])
+        if not head or head[0] != ItemType.SUBSECTION:
+            return None
+        if len(head) < 2 or len(head) < SUBSECTION_HEADER + head[1]:
+            if self.cut and (len(head) > 1 or not self.path):
+                self.cut_header(vmsd, head)
+            return None
+        name = head[2 : 2 + head[1]]
+        return name.decode() if name.isascii() and name.decode().isprintable() else None
+
+    def cut_header(self, vmsd: Vmsd, head: bytes) -> None:
+        """Raise StreamProblem (field-short) if `head` begins the header of a known subsection."""
+        for name in (*(subsection.name for subsection in vmsd.subsections), *self.known):
+            header = bytes([ItemType.SUBSECTION, len(name.encode())]) + name.encode()
+            if header.startswith(head[: len(header)]):
+                self.path.append(name)
+                size = SUBSECTION_HEADER + len(name.encode())
+                raise StreamProblem("field-short", name=name, size=size, left=len(head))
+
+
+# ---------------------------------------------------------------- descriptions
+
+
+def subsections(candidates: Sequence[Candidate]) -> dict[str, Vmsd]:
+    """All subsections that some candidate has, by name."""
+    found: dict[str, Vmsd] = {}
+    waiting = [candidate.device.vmsd for candidate in candidates]
+    for vmsd in waiting:
+        for subsection in vmsd.subsections:
+            found.setdefault(subsection.name, subsection)
+        waiting += vmsd.subsections
+        waiting += (inner for field in vmsd.fields for inner in field.vmsds)
+    return found
+
+
+def variable_fields(vmsd: Vmsd) -> Iterator[FieldDescription]:
+    """Fields of a type whose size varies; the one field of an old-style device is one, too."""
+    for field in vmsd.fields:
+        if field.type in VARIABLE or vmsd.version is None:
+            yield field
+        elif field.array_len is None and field.type not in LISTS:
+            for inner in field.vmsds:
+                yield from variable_fields(inner)
+    for subsection in vmsd.subsections:
+        yield from variable_fields(subsection)
+
+
+def described_size(vmsd: Vmsd) -> int | None:
+    """How long a device was when it was described; None if that cannot be told."""
+    size = 0
+    for field in vmsd.fields:
+        if field.array_len is None:
+            size += field.size
+        elif (fixed := field.fixed) is not None:
+            size += fixed
+        else:
+            return None
+    for subsection in vmsd.subsections:
+        inner = described_size(subsection)
+        if inner is None:
+            return None
+        size += SUBSECTION_HEADER + len(subsection.name) + inner
+    return size
+
+
+def leaves(fields: Sequence[Field], path: str = "") -> Iterator[tuple[str, str, int, int]]:
+    """(path, type, wire offset, size) of the fields that hold no others."""
+    for field in fields:
+        name = f"{path}{field.name}"
+        if field.children:
+            yield from leaves(field.children, f"{name}.")
+        else:
+            yield name, field.type, field.offset, field.size
+
+
+def told(leaf: list[tuple[str, str, int, int]]) -> str:
+    """A leaf in words."""
+    return "nothing more" if not leaf else "field {0!r} ({1}, {3} bytes at {2})".format(*leaf[0])
