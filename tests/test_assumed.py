@@ -120,7 +120,7 @@ def flat(fields: Sequence[Field]) -> Iterator[tuple[str, int, bytes]]:
     for field in fields:
         if field.children:
             yield from flat(field.children)
-        elif field.size:  # a struct of which nothing came has none
+        elif field.raw:  # a struct of which nothing came has none
             yield field.name, field.offset, field.raw
 
 
