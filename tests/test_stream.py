@@ -207,6 +207,56 @@ class TestPackage:
         events = play(precopy(HEAD, data, ping(3), EOF))
         assert [event.code for event in of(events, Undecodable)] == ["package-end"]
 
+    @pytest.mark.parametrize("step", [1, 1 << 20])
+    def test_what_is_behind_its_last_command_is_not_read(self, step: int) -> None:
+        """As the destination does it, which has the package in a buffer."""
+        items = command(Command.POSTCOPY_LISTEN) + command(Command.POSTCOPY_RUN)
+        data = command(Command.PACKAGED, struct.pack(">I", len(items) + 9)) + items
+        stream = precopy(HEAD, data, b"whatever\x04", ram_end(zero(0, b"ram")), EOF)
+        events = play(stream, lambda whole: [whole[at : at + step] for at in range(0, len(whole), step)])
+        (finding,) = of(events, Finding)
+        assert (finding.code, finding.offset) == ("package-long", len(HEAD + data))
+        assert "9 bytes behind POSTCOPY_RUN" in finding.message
+        assert verdict(events).outcome == "completed"
+
+    def test_an_eof_in_it(self) -> None:
+        (problem,) = of(play(precopy(HEAD, package(ping(1), EOF, ping(2)), EOF)), Undecodable)
+        assert (problem.code, problem.where) == ("package-eof", "the package, between sections")
+
+    def test_a_device_that_does_not_end_in_it(self) -> None:
+        cut = full(7, b"timer", b"t" * 50)
+        data = command(Command.PACKAGED, struct.pack(">I", 40)) + cut
+        (problem,) = of(play(precopy(HEAD, data, ping(3), EOF)), Undecodable)
+        assert problem.code == "package-end"
+        assert problem.where == "the package, section timer instance 0 (FULL)"
+
+
+class TestDiscard:
+    def test_pages(self) -> None:
+        sent = catalogue.POSTCOPY_HEAD
+        events = play(precopy(sent))
+        (found,) = (event for event in of(events, CommandSent) if event.name == "POSTCOPY_RAM_DISCARD")
+        assert found.arguments == {
+            "block": "ram",
+            "ranges": ((0, SMALL), (3 * SMALL, 2 * SMALL)),
+            "pages": 3,
+        }
+
+    @pytest.mark.parametrize(
+        ("block", "span", "why"),
+        [
+            (b"acme", (0, SMALL), "there is no such block"),
+            (b"ram", (15 * SMALL, 2 * SMALL), "the block is 0x1000 bytes long"),
+            (b"ram", ((1 << 64) - SMALL, SMALL), "the block is 0x1000 bytes long"),
+            (b"ram", (1, SMALL), "not whole pages of 256 bytes"),
+            (b"ram", (0, 1), "not whole pages of 256 bytes"),
+        ],
+    )
+    def test_that_cannot_be(self, block: bytes, span: tuple[int, int], why: str) -> None:
+        (finding,) = of(play(precopy(HEAD, streams.discard(block, (0, SMALL), span), EOF)), Finding)
+        assert finding.code == "discard"
+        assert finding.message.endswith(why)
+
 
 class TestEnd:
     @pytest.mark.parametrize("behind", [b"", b"\0", b"\x05more", b"\x06"[:0]])

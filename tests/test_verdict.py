@@ -128,6 +128,41 @@ CASES: dict[str, Case] = {
         r"the source ended the migration between two sections, at offset \d+ of main, "
         r"in section ram instance 0 \(PART\)",
     ),
+    "postcopy broke off": Case(
+        catalogue.POSTCOPY_HEAD + PART[:99], pong(1) + pong(2) + pong(4) + pong(3), SOURCE_RESET,
+        False, "paused",
+        "postcopy was broken off, and can go on over a new connection if both QEMUs live: the source reset "
+        r"the connection \(ECONNRESET\), at offset \d+ of main, in section ram instance 0 \(PART\), page 0x0",
+    ),
+    "postcopy broke off by the destination, whose guest ran": Case(
+        catalogue.POSTCOPY_HEAD, pong(1) + pong(2) + pong(4) + pong(3), DESTINATION_RESET, False, "paused",
+        "postcopy was broken off, .*: the destination reset the connection",
+    ),
+    "the package was not loaded": Case(
+        catalogue.POSTCOPY_HEAD + PART, pong(1) + pong(2) + pong(4), DESTINATION_EOF, False, "failed",
+        "the destination failed while loading the package, whose PING 3 it did not answer: the destination "
+        r"closed the connection, at offset \d+ of main, between sections; the return path said no SHUT",
+    ),
+    "the package was not loaded, which SHUT 1 tells": Case(
+        catalogue.POSTCOPY_HEAD, pong(1) + pong(2) + pong(4) + shut(1), DESTINATION_EOF, False, "failed",
+        r"the destination reported an error \(SHUT 1\) while loading the package, whose PING 3 it did not "
+        "answer; the destination closed the connection, at offset",
+    ),
+    "the package did not come whole": Case(
+        catalogue.POSTCOPY_HEAD[:-70], pong(1) + pong(2), SOURCE_EOF, False, "truncated",
+        r"the source closed the connection at offset \d+ of main, in the package, section \S+ instance 7 ",
+    ),
+    "an error in the package": Case(
+        catalogue.POSTCOPY_HEAD[:-14] + b"\x33" * 20, b"", SOURCE_EOF, False, "undecodable",
+        r"unknown section type 0x33, at offset \d+ of main, in the package, between sections",
+    ),
+    "a recovery whose beginning was not seen": Case(
+        command(Command.RECV_BITMAP, b"\3ram") + command(Command.POSTCOPY_RESUME) + PART,
+        streams.received_bitmap(b"ram", bytes(8)) + shut(0), SOURCE_EOF, False, "undecodable",
+        "PART of section 2: its START was on the connection that this one goes on, which was not seen, at "
+        "offset 14 of resumed-0, between sections; the source closed the connection; "
+        "the return path said SHUT 0",
+    ),
     "refused after the configuration": Case(
         SMALL_HEAD, b"", DESTINATION_EOF, False, "refused",
         f"the destination closed the connection, at offset {HEAD} of main, between sections",
@@ -229,6 +264,9 @@ def test_the_first_to_end_is_told_not_what_the_proxy_passed_on() -> None:
 def test_the_resumed_channel_is_judged() -> None:
     """Postcopy that was paused: the first main channel broke off, and that is no end."""
     assert verdict(play(STREAMS["resumed"])).outcome == "completed"
+    # as it really happened: the source cuts the first connection, and the second one is closed in order
+    cut = (*SOURCE_RESET, ended("fwd", "eof", "source", None, 1), ended("rev", "eof", "destination", None, 1))
+    assert verdict(play(Stream(STREAMS["resumed"].pieces, cut))).outcome == "completed"
     pieces = STREAMS["resumed"].pieces[:-2]
     found = verdict(play(Stream(pieces)))
     assert found.outcome != "completed"
