@@ -4,42 +4,66 @@ from typing import Any
 
 Events = list[dict[str, Any]]
 
+PAGES_FROM_ALL = (8, 1)
+"""From this version on `transferred` is every byte sent, before it was RAM's bytes."""
+
 
 def agrees(version: str, ram: dict[str, int], events: Events) -> None:
     """Assert that the counters of query-migrate's `ram` that the wire can tell are what the log says."""
-    own = {**_counted(events), "transferred": _transferred(version, events)}
-    said = {name: value for name, value in ram.items() if name in own}
-    assert {name: own[name] for name in said} == said
+    differences = differing(version, ram, events)
+    assert differences == {}
 
 
-def _counted(events: Events) -> dict[str, int]:
-    sections = [event for event in events if event["type"] == "ram-section"]
+def differing(version: str, ram: dict[str, int], events: Events) -> dict[str, tuple[int, int]]:
+    """The counters of `ram` that differ: name -> what the log says, what QEMU says."""
+    own = counted(version, events)
+    return {name: (own[name], said) for name, said in ram.items() if own.get(name, said) != said}
+
+
+def counted(version: str, events: Events) -> dict[str, int]:
+    """The counters of query-migrate's `ram`, from the log of a whole migration on one or more channels."""
+    newer = tuple(map(int, version.split(".")[:2])) >= PAGES_FROM_ALL
+    sections = _of(events, "ram-section")
+    packets = _of(events, "multifd-packet")
+    preempt = _of(events, "preempt-pages")
     # known from the machine's name or from the first pages, else only from the description
-    size = next(event["page_size"] for event in events if event.get("page_size"))
-    normal = sum(section["counts"]["normal"] for section in sections)
+    size = next((event["page_size"] for event in events if event.get("page_size")), 0)
+    counts = [event["counts"] for event in sections + preempt]
+    normal = sum(one["normal"] for one in counts) + sum(packet["normal"] for packet in packets)
+    zero = sum(one["zero"] for one in counts) + sum(packet["zero"] for packet in packets)
+    listens = next((i for i, one in enumerate(events) if one.get("name") == "POSTCOPY_LISTEN"), len(events))
+    late = [event for event in events[listens:] if event["type"] in ("ram-section", "preempt-pages")]
+    early = _of(events[:listens], "ram-section")
+    hellos = _of(events, "multifd-hello")
+    multifd = sum(event["size"] for event in packets) + (sum(event["size"] for event in hellos) if newer else 0)
+    pages = sum(map(_bytes, sections + preempt))
+    if newer:
+        # the package of a postcopy is counted when it is made and when it is sent
+        sent = sum(event["offset"] for event in _of(events, "end") if event["direction"] == "fwd")
+        transferred = sent + sum(event["length"] for event in _of(events, "package"))
+    else:
+        transferred = pages + multifd
     return {
         "normal": normal,
         "normal-bytes": normal * size,
-        "duplicate": sum(section["counts"]["zero"] for section in sections),
+        "duplicate": zero,
         "page-size": size,
-        "total": next(event["total"] for event in events if event["type"] == "ram-blocks"),
-        "precopy-bytes": _bytes(sections, "PART"),
-        "downtime-bytes": _bytes(sections, "END"),
-        "postcopy-bytes": 0,
-        "postcopy-requests": 0,
-        "multifd-bytes": 0,
+        "total": next((event["total"] for event in events if event["type"] == "ram-blocks"), 0),
+        "precopy-bytes": sum(_bytes(one) for one in early if one["section_type"] == "PART"),
+        "downtime-bytes": sum(_bytes(one) for one in early if one["section_type"] == "END"),
+        "postcopy-bytes": sum(map(_bytes, late)),
+        "postcopy-requests": sum(
+            one.get("name") in ("REQ_PAGES", "REQ_PAGES_ID") for one in _of(events, "return-path")
+        ),
+        "multifd-bytes": multifd,
+        "transferred": transferred,
     }
 
 
-def _bytes(sections: Events, kind: str) -> int:
+def _of(events: Events, kind: str) -> Events:
+    return [event for event in events if event["type"] == kind]
+
+
+def _bytes(event: dict[str, Any]) -> int:
     """The bytes of page records, and of the word that ends a PART (but not of that which ends an END)."""
-    word = 8 if kind == "PART" else 0
-    return sum(one["counts"]["bytes"] + word for one in sections if one["section_type"] == kind)
-
-
-def _transferred(version: str, events: Events) -> int:
-    """RAM's bytes up to 8.0, every byte sent from 8.1 on."""
-    if tuple(map(int, version.split(".")[:2])) < (8, 1):
-        sections = [event for event in events if event["type"] == "ram-section"]
-        return _bytes(sections, "PART") + _bytes(sections, "END")
-    return sum(event["offset"] for event in events if event["type"] == "end" and event["direction"] == "fwd")
+    return int(event["counts"]["bytes"]) + (8 if event.get("section_type") == "PART" else 0)

@@ -121,7 +121,8 @@ class Migration:
 
     `args` are QEMU's, in shell syntax. `mem` and `workload` are in MiB. `caps` are capabilities of both
     sides, `params` migration parameters of both (destination_params: of the destination alone);
-    `max-bandwidth` is unlimited unless given.
+    `max-bandwidth` is unlimited unless given. `files` are written into a folder of each side, which `args`
+    call {folder}; {shared} is one that both sides see, if both are of one version.
     """
 
     def __init__(
@@ -139,8 +140,10 @@ class Migration:
         params: Mapping[str, int | str | bool] | None = None,
         destination_params: Mapping[str, int | str | bool] | None = None,
         workload: int = 0,
+        files: Mapping[str, bytes] | None = None,
     ) -> None:
         self.workload = workload
+        self.files = files or {}
         self.caps = list(caps)
         self.params = {"max-bandwidth": 1 << 40, **(params or {})}
         self.destination_params = {**self.params, **(destination_params or {})}
@@ -156,6 +159,8 @@ class Migration:
 
     def __enter__(self) -> Self:
         try:
+            self.shared = Folder(self._versions["source"])
+            self._folders.append(self.shared)
             self.destination = self._start("destination")
             self.source = self._start("source")
             for qemu, params in ((self.source, self.params), (self.destination, self.destination_params)):
@@ -178,7 +183,10 @@ class Migration:
         version = self._versions[side]
         folder = Folder(version)
         self._folders.append(folder)
-        arguments = self._arguments[side]
+        for name, content in self.files.items():
+            (folder.path / name).write_bytes(content)
+        folders = {"{folder}": str(folder.inside), "{shared}": str(self.shared.inside)}
+        arguments = [_replaced(argument, folders) for argument in self._arguments[side]]
         if self.workload:
             (folder.path / "disk").write_bytes(boot_disk(self.workload))
             arguments = [*arguments, "-drive", f"file={folder.inside}/disk,format=raw,if=ide"]
@@ -248,6 +256,12 @@ class Migration:
             return bool(runs), status
         except QmpError:
             return False, {}
+
+
+def _replaced(text: str, names: Mapping[str, str]) -> str:
+    for name, value in names.items():
+        text = text.replace(name, value)
+    return text
 
 
 def poll(what: Callable[[], bool], timeout: float = 10) -> bool:

@@ -1,0 +1,37 @@
+"""Guests that need no image: programs of a few instructions that keep changing memory, as boards load them."""
+
+AARCH64 = """
+    d2a82001  movz  x1, #0x4100, lsl #16
+    d2a82802  movz  x2, #0x4140, lsl #16
+    39000020  strb  w0, [x1]
+    91400421  add   x1, x1, #0x1000
+    eb02003f  cmp   x1, x2
+    54ffffa3  b.lo  .-12
+    11000400  add   w0, w0, #1
+    17fffff9  b     .-28
+"""
+S390X = """
+    c01100200000  lgfi  %r1, 0x200000
+    c02100600000  lgfi  %r2, 0x600000
+    eb011000006a  asi   0(%r1), 1
+    a71b1000      aghi  %r1, 4096
+    b9200012      cgr   %r1, %r2
+    a744fff9      jl    .-14
+    a7f4fff1      j     .-30
+"""
+S390X_ENTRY = 0x2000
+
+
+def _code(listing: str) -> list[bytes]:
+    return [bytes.fromhex(line.split()[0]) for line in listing.splitlines() if line.strip()]
+
+
+def aarch64_loop() -> bytes:
+    """For board virt, at any place in memory: it adds 1 to a byte of every page from 16 to 20 MiB."""
+    return b"".join(word[::-1] for word in _code(AARCH64))
+
+
+def s390x_loop() -> bytes:
+    """A kernel for s390-ccw-virtio: it adds 1 to a byte of every page from 2 to 6 MiB."""
+    head = bytes.fromhex("00080000") + (0x80000000 | S390X_ENTRY).to_bytes(4, "big")
+    return head.ljust(S390X_ENTRY, b"\0") + b"".join(_code(S390X)) + bytes(4096)
