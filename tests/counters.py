@@ -25,22 +25,31 @@ def counted(version: str, events: Events) -> dict[str, int]:
     newer = tuple(map(int, version.split(".")[:2])) >= PAGES_FROM_ALL
     sections = _of(events, "ram-section")
     packets = _of(events, "multifd-packet")
-    preempt = _of(events, "preempt-pages")
+    loose = _of(events, "loose-pages")
     # known from the machine's name or from the first pages, else only from the description
     size = next((event["page_size"] for event in events if event.get("page_size")), 0)
-    counts = [event["counts"] for event in sections + preempt]
+    counts = [event["counts"] for event in sections + loose]
     normal = sum(one["normal"] for one in counts) + sum(packet["normal"] for packet in packets)
     zero = sum(one["zero"] for one in counts) + sum(packet["zero"] for packet in packets)
     listens = next((i for i, one in enumerate(events) if one.get("name") == "POSTCOPY_LISTEN"), len(events))
-    late = [event for event in events[listens:] if event["type"] in ("ram-section", "preempt-pages")]
+    late = [event for event in events[listens:] if event["type"] in ("ram-section", "loose-pages")]
     early = _of(events[:listens], "ram-section")
-    hellos = _of(events, "multifd-hello")
-    multifd = sum(event["size"] for event in packets) + (sum(event["size"] for event in hellos) if newer else 0)
-    pages = sum(map(_bytes, sections + preempt))
+    multifd = sum(event["size"] for event in packets)
     if newer:
-        # the package of a postcopy is counted when it is made and when it is sent
+        multifd += sum(event["size"] for event in _of(events, "multifd-hello"))
+    else:  # the pages as they were before they were compressed
+        multifd += sum(packet["normal"] * size - packet["data_size"] for packet in packets)
+    pages = sum(map(_bytes, sections + loose))
+    if newer:
+        # what is gathered first is counted when it is made and when it is sent: the package of a postcopy,
+        # the devices of a background snapshot, which has no END of ram
         sent = sum(event["offset"] for event in _of(events, "end") if event["direction"] == "fwd")
         transferred = sent + sum(event["length"] for event in _of(events, "package"))
+        if not any(section["section_type"] == "END" for section in sections) and _of(events, "eof"):
+            main = next(
+                e["offset"] for e in _of(events, "end") if e["direction"] == "fwd" and e["channel"] == "main"
+            )
+            transferred += main - min(event["offset"] for event in _of(events, "device"))
     else:
         transferred = pages + multifd
     return {

@@ -1,4 +1,4 @@
-"""Guests that need no image: programs of a few instructions that keep changing memory, as boards load them."""
+"""Guests that need no image: programs of a few instructions that keep changing memory."""
 
 AARCH64 = """
     d2a82001  movz  x1, #0x4100, lsl #16

@@ -204,7 +204,8 @@ class Migration:
         """Open the destination's incoming socket and say where it is: HOST:PORT, or the path."""
         self.destination.execute("migrate-incoming", uri=uri)
         where = self.destination.execute("query-migrate")["socket-address"][0]
-        return str(where["path"]) if "path" in where else f"{where['host']}:{where['port']}"
+        self.where = str(where["path"]) if "path" in where else f"{where['host']}:{where['port']}"
+        return self.where
 
     def start(self, uri: str) -> None:
         """Begin to migrate to `uri`."""

@@ -46,7 +46,7 @@ def context(*, postcopy: bool = False, page_size: int | None = None) -> Context:
         (normal(4096, None), context(page_size=4096), "unknown"),
         (normal(4096, b"ram"), context(), "unknown"),
         (struct.pack(">Q", 4096 | 0x40), context(page_size=4096), "unknown"),
-        (struct.pack(">Q", 0x10), context(page_size=4096), "unknown"),
+        (struct.pack(">Q", 0x10), context(page_size=4096), "preempt"),
         (b"", context(), None),
         (b"\0" * 8, context(), "unknown"),
     ],

@@ -215,4 +215,5 @@ def _is_resumed(head: bytes, context: Context) -> bool | None:
 def _is_page_record(word: int, context: Context) -> bool:
     if not context.page_size or not context.memory.blocks:
         return False
-    return word & (context.page_size - 1) in (RamFlag.PAGE, RamFlag.ZERO)
+    # without a page, 7.2 still says that no more will come
+    return word == RamFlag.EOS or word & (context.page_size - 1) in (RamFlag.PAGE, RamFlag.ZERO)

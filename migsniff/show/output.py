@@ -6,7 +6,8 @@ import threading
 from collections.abc import Callable
 from typing import Final, TextIO
 
-LIMIT: Final = 4 << 20
+LIMIT: Final = 32 << 20
+"""Characters: the fields of one device of a pseries are 5 million, and come all at once."""
 GATHER_SECONDS: Final = 0.02
 """How long records are gathered before they are written together, unless each is to be flushed."""
 
