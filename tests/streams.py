@@ -227,13 +227,16 @@ def multifd_packet(
     page_size: int = PAGE_SIZE,
     magic: int = 0x11223344,
     version: int = 1,
+    addresses: Sequence[int] = (),
 ) -> bytes:
+    """A packet with pages. `addresses` are the first pages'; behind them stand those of the block's first."""
     capacity = 524288 // page_size
+    places = [*addresses, *range(0, capacity * page_size, page_size)][:capacity]
     head = struct.pack(
         ">IIIIIIQI28x256s",
         *(magic, version, flags, capacity, normal, len(data) if size is None else size, number, zero, block),
     )
-    return head + struct.pack(f">{capacity}Q", *range(0, capacity * page_size, page_size)) + data
+    return head + struct.pack(f">{capacity}Q", *places) + data
 
 
 def multifd_device_state(idstr: bytes, instance: int, data: bytes) -> bytes:

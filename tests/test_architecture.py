@@ -22,7 +22,7 @@ from migsniff.core.events import (
 )
 from migsniff.core.livesections import LIVE_SECTIONS
 from migsniff.core.messages import COMMANDS, RETURN_PATH
-from migsniff.core.multifd import METHODS
+from migsniff.core.multifdmethods import METHODS, Method
 from migsniff.core.pages import PAGE_ENCODINGS
 from tests.catalogue import STREAMS
 from tests.playing import of, play
@@ -35,7 +35,7 @@ LAYERS = (
     ("errors", "wire"),
     ("events",),
     ("bytequeue", "contents", "registry", "text"),
-    ("fieldtypes", "description", "messages", "pages"),
+    ("fieldtypes", "description", "messages", "multifdfacts", "multifdmethods", "pages"),
     ("faults", "vmdesc", "pagecount", "livesections"),
     ("context",),
     ("assumed", "mappedram", "pagesize", "sectionend"),
@@ -51,6 +51,7 @@ WITH_NUMPY = {
     "channel",
     "faults",
     "mappedram",
+    "multifd",
     "pagecount",
     "pages",
     "ram",
@@ -200,7 +201,7 @@ def test_what_is_registered_is_exercised() -> None:
     assert {name.rsplit("/", 1)[-1] for name in LIVE_SECTIONS} == sections
     assert set(COMMANDS) == {event.command for event in of(events, CommandSent)}
     assert set(RETURN_PATH) == {event.message for event in of(events, ReturnPathMessage)}
-    methods = {METHODS.get(number) for number in METHODS}
+    methods = {method.name for number in METHODS if (method := METHODS.get(number))}
     assert methods <= {event.method for event in of(events, MultifdPacket)}
 
 
@@ -212,4 +213,4 @@ def test_registries_say_where_each_entry_comes_from(registry: object) -> None:
 
 def test_a_key_is_registered_once() -> None:
     with pytest.raises(ValueError, match="multifd method 0 is registered already"):
-        METHODS(0, source="migration/multifd.c")("again")
+        METHODS(0, source="migration/multifd.c")(Method("again"))

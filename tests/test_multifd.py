@@ -1,23 +1,54 @@
-"""Multifd channels: framed and counted."""
+"""Multifd channels: their packets, counted as pages of the migration, and their contents."""
+
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from migsniff.core.errors import StreamProblem
 from migsniff.core.events import (
     ChannelFound,
+    Chunk,
+    Direction,
     DirectionEnded,
+    DirtySync,
+    EndOfStream,
     Event,
+    Finding,
     MultifdHello,
     MultifdPacket,
+    MultifdSync,
     Opaque,
+    RamPages,
     Undecodable,
 )
-from migsniff.core.multifd import METHODS
+from migsniff.core.multifdmethods import METHODS, Method
 from migsniff.core.session import Session
-from tests.playing import Cut, Stream, arrivals, bytewise, decode, of, pieces_of, play, strip, whole
-from tests.streams import HEADER, configuration, hello, multifd_device_state, multifd_packet, page_bits
+from migsniff.core.wire import MAX_MULTIFD_WAIT_ALL, Command
+from tests.playing import Cut, Stream, arrivals, bytewise, decode, of, pieces_of, play, strip, verdict, whole
+from tests.streams import (
+    EOF,
+    FLUSH,
+    HEADER,
+    command,
+    configuration,
+    hello,
+    multifd_device_state,
+    multifd_packet,
+    page_bits,
+    ram_end,
+    ram_part,
+    ram_start,
+    uuid,
+    zero,
+)
 
+Piece = tuple[int, Direction, bytes]
 BIG = 65536
-MAIN = HEADER + configuration(b"virt", page_bits(16))
+BLOCKS = {b"pc.ram": 32 * BIG, b"/rom@etc\x1b": 8 * BIG}
+CONFIGURATION = HEADER + configuration(b"virt", page_bits(16))
+MAIN = CONFIGURATION + ram_start(BLOCKS)
 
 
 def channel(*packets: bytes, cut: Cut = whole) -> list[Event]:
@@ -62,10 +93,11 @@ def test_packets(cut: Cut) -> None:
 
 @pytest.mark.parametrize("number", METHODS)
 def test_methods(number: int) -> None:
-    (found,) = of(
-        channel(multifd_packet(1, normal=1, flags=number, data=b"abc", page_size=BIG)), MultifdPacket
-    )
-    assert (found.method, found.data_size) == (METHODS.get(number), 3)
+    method = METHODS.get(number)
+    assert method is not None
+    data = b"abc" if number else bytes(BIG)
+    (found,) = of(channel(multifd_packet(1, normal=1, flags=number, data=data, page_size=BIG)), MultifdPacket)
+    assert (found.method, found.data_size) == (method.name, len(data))
 
 
 def test_device_state() -> None:
@@ -80,7 +112,7 @@ def test_the_page_size_tells_how_long_a_header_is(page_size: int) -> None:
     packet = multifd_packet(1, normal=1, data=b"d" * 10, flags=4, page_size=page_size)
     assert len(packet) == 320 + 8 * (524288 // page_size) + 10
     bits = page_size.bit_length() - 1
-    main = HEADER + configuration(b"virt", page_bits(bits))
+    main = HEADER + configuration(b"virt", page_bits(bits)) + ram_start({b"pc.ram": 1 << 20})
     events = play(Stream(((0, "fwd", main), (1, "fwd", hello(0) + packet * 3))))
     assert [found.size for found in of(events, MultifdPacket)] == [len(packet)] * 3
 
@@ -139,6 +171,329 @@ def test_one_channel_in_error_leaves_the_others_alone() -> None:
         ("multifd-1", 1),
     ]
     (problem,) = of(events, Undecodable)
-    assert (problem.channel, problem.offset, problem.where) == ("multifd-0", 64 + len(good), "a packet")
+    assert (problem.channel, problem.offset, problem.where) == ("multifd-0", 64 + len(good), "packet 2")
     (opaque,) = of(events, Opaque)
     assert opaque.offset + opaque.size == 64 + 3 * len(good)
+
+
+# ---------------------------------------------------------------- pages
+
+
+def at(*numbers: int, packet: int = 0, block: bytes = b"pc.ram", zero: int = 0, flags: int = 0) -> bytes:
+    """A packet with these pages, the last `zero` of them empty."""
+    normal = len(numbers) - zero
+    return multifd_packet(
+        packet,
+        block,
+        normal=normal,
+        zero=zero,
+        flags=flags,
+        data=b"".join(bytes([1 + number % 255]) * BIG for number in numbers[:normal]),
+        addresses=[number * BIG for number in numbers],
+        page_size=BIG,
+    )
+
+
+def sized(**what: Any) -> bytes:
+    """A packet as told."""
+    return multifd_packet(0, page_size=BIG, **what)
+
+
+SYNC = sized(flags=1)
+
+
+def two(*pieces: tuple[int, bytes], start: bytes = CONFIGURATION) -> Stream:
+    """A main channel and two others, whose pieces come in this order."""
+    opened: list[Piece] = [(0, "fwd", start), (1, "fwd", hello(0)), (2, "fwd", hello(1))]
+    return Stream((*opened, *((number, "fwd", data) for number, data in pieces)))
+
+
+def passes(events: list[Event]) -> list[tuple[str, int, int, bool]]:
+    return [(e.channel, e.counts.pages, e.counts.resent, e.final) for e in of(events, DirtySync)]
+
+
+END = ram_end(FLUSH) + EOF
+START = ram_start(BLOCKS, FLUSH)
+OPENED = ((0, START), (1, SYNC), (2, SYNC))
+
+
+@pytest.mark.parametrize("cut", [whole, pieces_of(997), pieces_of(70_000)])
+def test_pages_are_counted_with_those_of_all_channels(cut: Cut) -> None:
+    events = play(
+        two(
+            *OPENED,
+            (1, at(0, 1, 5, zero=1)),
+            (2, at(2, 3) + at(0, 1, block=b"/rom@etc\x1b")),
+            (0, ram_part(zero(4 * BIG, b"pc.ram"), zero(6 * BIG), FLUSH)),
+            (1, SYNC),
+            (2, SYNC),
+            (2, at(1)),
+            (1, at(3, 0)),
+            (1, SYNC),
+            (2, SYNC),
+            (0, END),
+            start=CONFIGURATION,
+        ),
+        cut,
+    )
+    assert verdict(events).ok
+    assert passes(events) == [("multifd-1", 9, 0, False), ("main", 3, 3, True)]
+    first, last = of(events, DirtySync)
+    assert [(part.block, part.first, part.last) for part in first.blocks] == [
+        ("pc.ram", 0, 6 * BIG),
+        ("/rom@etc\\x1b", 0, BIG),
+    ]
+    assert (first.counts.normal, first.counts.zero, last.counts.normal) == (6, 3, 3)
+    assert [(p.resent, p.iteration) for p in of(events, MultifdPacket) if p.normal] == [
+        (0, 1),
+        (0, 1),
+        (0, 1),
+        (1, 2),
+        (2, 2),
+    ]
+    syncs = [
+        (e.channel, e.packets, e.counts.pages, e.counts.resent, e.syncs) for e in of(events, MultifdSync)
+    ]
+    assert syncs == [
+        ("multifd-0", 1, 0, 0, 1),
+        ("multifd-1", 1, 0, 0, 1),
+        ("multifd-0", 2, 3, 0, 2),
+        ("multifd-1", 3, 4, 0, 2),
+        ("multifd-0", 2, 2, 2, 3),
+        ("multifd-1", 2, 1, 1, 3),
+    ]
+    assert not of(events, Finding)
+
+
+class TestPasses:
+    def test_a_channel_that_is_late_begins_none(self) -> None:
+        """The other is in the next pass already: what comes here twice came from the pass before."""
+        events = play(two(*OPENED, (2, at(1, 2) + SYNC + at(3, 0)), (1, at(0, 3) + at(1)), (1, SYNC + at(2))))
+        assert passes(events) == [("multifd-0", 7, 3, False)]
+
+    def test_the_last_page_of_a_full_packet_again(self) -> None:
+        """QEMU 7.2 sends it again with the next packet, at times."""
+        full = at(*range(8), packet=1)
+        events = play(two(*OPENED, (1, full), (1, SYNC), (2, SYNC), (2, at(7, 8, 9)), (1, at(10))))
+        assert not passes(events)
+        assert sum(packet.resent for packet in of(events, MultifdPacket)) == 1
+
+    def test_the_same_page_twice_in_a_packet(self) -> None:
+        (packet,) = of(play(two(*OPENED, (1, at(4, 3, 4, 4)))), MultifdPacket)[2:]
+        assert packet.resent == 2
+
+    def test_the_last_pass_ends_when_all_channels_have_come(self) -> None:
+        final = at(1) + SYNC
+        events = play(two(*OPENED, (0, END), (1, final), (2, final)))
+        assert passes(events) == [("main", 2, 1, True)]
+        assert of(events, DirtySync)[0].offset == len(CONFIGURATION + START + END) - len(EOF) - 5
+        assert [type(event) for event in events if isinstance(event, (DirtySync, EndOfStream))] == [
+            EndOfStream,
+            DirtySync,
+        ]
+
+    def test_a_channel_that_misses_its_last_syncs(self) -> None:
+        events = play(two(*OPENED, (0, END), (1, at(1) + SYNC), (2, at(2))))
+        assert passes(events) == [("main", 2, 0, True)]
+        (finding,) = of(events, Finding)
+        assert (finding.channel, finding.code) == ("multifd-1", "multifd-syncs")
+        assert finding.message == "1 SYNC packets came, where the main channel tells of 2"
+
+    def test_the_switchover_ends_a_pass(self) -> None:
+        events = play(
+            two(
+                *OPENED,
+                (1, at(1) + SYNC),
+                (2, at(2) + SYNC),
+                (0, command(Command.SWITCHOVER_START)),
+                (1, at(3) + SYNC),
+                (2, SYNC),
+                (0, ram_part(FLUSH) + END),
+            )
+        )
+        assert passes(events) == [("main", 2, 0, False), ("main", 1, 0, True)]
+
+
+class TestContradictions:
+    """Packets that the RAM table, or they themselves, contradict."""
+
+    @pytest.mark.parametrize(
+        ("packet", "code", "message"),
+        [
+            (at(0, block=b"vga.vram"), "multifd-block", "names block 'vga.vram', which is not in"),
+            (at(0, block=b""), "multifd-block", "names block ''"),
+            (
+                at(1, 31, 32, 33),
+                "multifd-offset",
+                "page at 0x200000 in block 'pc.ram', which",
+            ),
+            (at(1, 1 << 47), "multifd-offset", "page at 0x8000000000000000 in block 'pc.ram'"),
+            (sized(zero=2, addresses=[0, 0x10100]), "multifd-offset", "page at 0x10100 in block 'pc.ram'"),
+            (
+                sized(normal=8, zero=1, data=bytes(8 * BIG)),
+                "multifd-pages",
+                "9 pages; a packet",
+            ),
+            (sized(normal=2, data=bytes(BIG)), "multifd-size", "65536 bytes of data for 2 pages"),
+            (sized(normal=1, data=bytes(BIG + 1)), "multifd-size", "65537 bytes of data for 1 pages"),
+            (sized(normal=1, flags=4, size=2 * BIG + 1), "multifd-size", "131073 bytes of data for 1 pages"),
+            (
+                multifd_device_state(b"vfio", 0, b""),
+                "multifd-device-state",
+                "0 bytes of state of device 'vfio'",
+            ),
+        ],
+    )
+    @pytest.mark.parametrize("cut", [whole, pieces_of(300)])
+    def test_error(self, cut: Cut, packet: bytes, code: str, message: str) -> None:
+        good = at(2, 3)
+        events = play(two(*OPENED, (1, good), (1, packet), (1, good), (2, good)), cut)
+        (problem,) = of(events, Undecodable)
+        assert (problem.channel, problem.code) == ("multifd-0", code)
+        assert message in problem.message
+        assert problem.offset == 64 + len(SYNC) + len(good)
+        assert [p.channel for p in of(events, MultifdPacket) if p.normal] == ["multifd-0", "multifd-1"]
+        rest = [e for e in of(events, MultifdSync) if e.last and e.channel == "multifd-0"]
+        assert [(e.packets, e.offset, e.size) for e in rest] == [(1, 64 + len(SYNC), len(good))]
+
+    def test_the_same_number_twice(self) -> None:
+        events = play(Stream(((0, "fwd", MAIN), (1, "fwd", hello(3)), (2, "fwd", hello(3) + at(1)))))
+        (finding,) = of(events, Finding)
+        assert (finding.channel, finding.code) == ("multifd-3.2", "multifd-channel")
+        assert finding.message == "multifd channel 3 is there already, as multifd-3"
+        assert len(of(events, MultifdPacket)) == 1
+
+    @pytest.mark.parametrize("configured", [True, False])
+    def test_another_vm(self, *, configured: bool) -> None:
+        mine, other = bytes(range(16)), bytes(range(1, 17))
+        known = HEADER + configuration(b"virt", page_bits(16), *([uuid(mine)] if configured else []))
+        events = play(Stream(((0, "fwd", known), (1, "fwd", hello(0, mine)), (2, "fwd", hello(1, other)))))
+        (finding,) = of(events, Finding)
+        assert (finding.channel, finding.code, finding.offset) == ("multifd-1", "multifd-uuid", 0)
+        assert "01020304-0506-0708-090a-0b0c0d0e0f10, in the migration of 00010203-" in finding.message
+
+    def test_more_channels_than_there_are_numbers(self) -> None:
+        channels: list[Piece] = [(number, "fwd", hello(number % 256)) for number in range(1, 260)]
+        events = play(Stream(((0, "fwd", MAIN), *channels)))
+        assert [(e.channel, e.code) for e in of(events, Undecodable)] == [
+            ("multifd-1.257", "count"),
+            ("multifd-2.258", "count"),
+            ("multifd-3.259", "count"),
+        ]
+
+
+def test_packets_wait_for_the_list_of_ram_blocks() -> None:
+    early = SYNC + at(0, 1, zero=1)
+    stream = Stream(
+        ((0, "fwd", CONFIGURATION), (1, "fwd", hello(0) + early), (0, "fwd", START), (1, "fwd", at(2)))
+    )
+    events, kept = strip(arrivals(stream, pieces_of(1000)))
+    assert [(e.normal, e.zero) for e in of(events, MultifdPacket)] == [(0, 0), (1, 1), (1, 0)]
+    assert decode(Session(), kept) == events
+
+
+def test_what_waits_is_bounded_over_all_channels() -> None:
+    session = Session()
+    events: list[Event] = []
+    waiting = hello(0) + bytes.fromhex("11223344 00000001") + bytes(3 << 20)
+    for number in range(30):
+        events += session.feed(Chunk(0, number, "fwd", waiting, len(waiting)))
+    held = sum(one.queues["fwd"].size for one in session.connections.values())
+    assert held <= MAX_MULTIFD_WAIT_ALL
+    assert {e.code for e in of(events, Undecodable)} == {"multifd-wait"}
+    assert len(of(events, Undecodable)) == 30 - MAX_MULTIFD_WAIT_ALL // (len(waiting) - 64)
+
+
+@given(st.lists(st.integers(1, 4), max_size=60), st.integers(10_000, 400_000))
+@settings(deadline=None, max_examples=20)
+def test_totals_do_not_depend_on_the_order_of_channels(order: list[int], size: int) -> None:
+    """Whatever the interleaving: the same pages of each block, the same number of them sent again."""
+    channels = {
+        number: [
+            data[i : i + size]
+            for data in (
+                hello(number)
+                + SYNC
+                + at(*range(number, 28, 4))
+                + SYNC
+                + at(*range(5 * number % 7, 20, 3), zero=1)
+                + at(0, 2, block=b"/rom@etc\x1b")
+                + SYNC,
+            )
+            for i in range(0, len(data), size)
+        ]
+        for number in range(1, 5)
+    }
+    pieces = [(number, channels[number].pop(0)) for number in order if channels[number]]
+    pieces += [(number, data) for number, left in channels.items() for data in left]
+    stream = Stream(((0, "fwd", CONFIGURATION + START), *((n, "fwd", data) for n, data in pieces)))
+    packets = of(play(stream), MultifdPacket)
+    totals = {
+        name: [sum(getattr(p, what) for p in packets if p.block.startswith(name)) for what in WHAT]
+        for name in ("pc.ram", "/rom")
+    }
+    assert totals == {"pc.ram": [46, 4, 23], "/rom": [8, 0, 6]}
+
+
+WHAT = ("normal", "zero", "resent")
+
+
+# ---------------------------------------------------------------- contents
+
+
+def contents(stream: Stream, cut: Cut = whole) -> list[tuple[str, str, int, bytes]]:
+    """(channel, block, word, contents) of the pages that are handed out."""
+    session = Session(contents=True)
+    found = []
+    for arrival in arrivals(stream, cut):
+        for event in session.feed(arrival):
+            if isinstance(event, RamPages):
+                for word, body, length in zip(event.words, event.bodies, event.lengths, strict=True):
+                    page = bytes(event.data[int(body) : int(body + length)])
+                    found.append((event.channel, event.block, int(word), page))
+    return found
+
+
+@pytest.mark.parametrize("cut", [whole, pieces_of(1000)])
+def test_contents(cut: Cut) -> None:
+    stream = two(*OPENED, (1, at(2, 0, 3, zero=1)), (2, at(5, zero=1) + at(1, 1, block=b"/rom@etc\x1b")))
+    assert contents(stream, cut) == [
+        ("multifd-0", "pc.ram", 2 * BIG | 8, b"\3" * BIG),
+        ("multifd-0", "pc.ram", 8, b"\1" * BIG),
+        ("multifd-0", "pc.ram", 3 * BIG | 2, b""),
+        ("multifd-1", "pc.ram", 5 * BIG | 2, b""),
+        ("multifd-1", "/rom@etc\\x1b", BIG | 8, b"\2" * BIG),
+        ("multifd-1", "/rom@etc\\x1b", BIG | 8, b"\2" * BIG),
+    ]
+
+
+def test_contents_of_a_method_without_an_inflater() -> None:
+    """Zero pages need none. What is counted is the same."""
+    packet = multifd_packet(0, normal=2, zero=1, flags=0x20, data=b"qatzip", page_size=BIG)
+    assert contents(two(*OPENED, (1, packet))) == [("multifd-0", "pc.ram", 2 * BIG | 2, b"")]
+
+
+def test_contents_that_cannot_be_inflated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is told once a channel; packets are counted as before, and the pages of others handed out."""
+
+    class Broken:
+        def __init__(self) -> None:
+            self.packets = 0
+
+        def pages(self, data: memoryview, count: int, page_size: int) -> bytes:
+            self.packets += 1
+            if self.packets == 2:
+                raise StreamProblem("multifd-method", found=2)
+            return bytes(data[:1]) * count * page_size
+
+    monkeypatch.setitem(METHODS._functions, 2, Method("zlib", Broken))
+    packet = multifd_packet(0, normal=1, flags=2, data=b"zlib", page_size=BIG)
+    stream = two(*OPENED, (1, packet * 3), (2, packet))
+    assert [(channel, page) for channel, _, _, page in contents(stream)] == [
+        ("multifd-0", b"z" * BIG),
+        ("multifd-1", b"z" * BIG),
+    ]
+    events = decode(Session(contents=True), arrivals(stream))
+    (problem,) = of(events, Undecodable)
+    assert (problem.channel, problem.where) == ("multifd-0", "packet 0")
+    assert [event for event in events if event is not problem] == play(stream)

@@ -1,4 +1,4 @@
-"""Which pages were sent how often, and what tells that a pass over guest memory ended."""
+"""Which pages were sent already, and what tells that a pass over guest memory ended."""
 
 import tracemalloc
 
@@ -27,7 +27,7 @@ def mark(memory: GuestMemory, block: GuestBlock, *numbers: int) -> int:
     return memory.mark(block, np.array(numbers, np.uint64), numbers[0], numbers[-1])
 
 
-class TestTimesSent:
+class TestMarks:
     def test_runs_and_single_pages(self) -> None:
         memory, (block,) = memory_of(1000)
         assert mark(memory, block, *range(10, 20)) == 0
@@ -35,26 +35,38 @@ class TestTimesSent:
         assert mark(memory, block, *range(16)) == 7
         assert memory.mark_one(block, 15) == 1
         assert memory.mark_one(block, 999) == 0
-        assert [memory.times_sent(block, page) for page in (4, 5, 10, 15, 16, 900, 901, 999)] == [
-            1, 2, 2, 4, 1, 1, 0, 1
-        ]  # fmt: skip
+        sent = [page for page in (4, 5, 16, 19, 20, 899, 900, 901, 999) if memory.was_sent(block, page)]
+        assert sent == [4, 5, 16, 19, 900, 999]
         assert memory.records == 31
 
-    def test_the_count_stops_at_254(self) -> None:
+    def test_after_hundreds_of_passes(self) -> None:
+        """A page that was sent hundreds of passes ago was sent, but not in this pass."""
         memory, (block,) = memory_of(100)
-        for _ in range(300):
-            mark(memory, block, 1, 2, 3)
+        memory.ordered = False
+        mark(memory, block, 1, 2, 3)
+        memory.mark_one(block, 50)
+        for iteration in range(1, 600):
+            assert memory.was_sent(block, 1)
+            assert memory.pass_ends_before(block, 50) == (iteration == 1)
+            assert memory.pass_ends_before(block, 7) == (iteration > 1)
+            memory.end_pass("main", 0, final=False)
             mark(memory, block, 7, 9)
-            memory.mark_one(block, 50)
-        assert [memory.times_sent(block, page) for page in (1, 7, 8, 50)] == [254, 254, 0, 254]
+        assert memory.iteration == 600
+        assert [page for page in range(100) if memory.was_sent(block, page)] == [1, 2, 3, 7, 9, 50]
 
     @given(st.lists(st.integers(0, 6 * PAGE_STATE_SEGMENT - 1), min_size=1, max_size=40, unique=True))
     def test_over_many_segments(self, numbers: list[int]) -> None:
         memory, (block,) = memory_of(6 * PAGE_STATE_SEGMENT)
         numbers.sort()
+        pages = np.array(numbers, np.uint64)
+        assert memory.repeats_at(block, pages) == len(numbers)
         assert mark(memory, block, *numbers) == 0
+        assert memory.repeats_at(block, pages) == 0
         assert mark(memory, block, *numbers) == len(numbers)
-        assert {page for page in range(0, 6 * PAGE_STATE_SEGMENT, 997) if memory.times_sent(block, page)} == {
+        memory.end_pass("main", 0, final=False)
+        memory.mark_one(block, numbers[len(numbers) // 2])
+        assert memory.repeats_at(block, pages) == len(numbers) // 2
+        assert {page for page in range(0, 6 * PAGE_STATE_SEGMENT, 997) if memory.was_sent(block, page)} == {
             page for page in numbers if page % 997 == 0
         }
 
@@ -65,7 +77,7 @@ class TestTimesSent:
         numbers = [(first + i) * PAGE_STATE_SEGMENT + 1 for i in range(1000)]
         assert mark(memory, block, *numbers) == 0
         assert mark(memory, block, *numbers) == 1000
-        assert [memory.times_sent(block, numbers[500] + i) for i in (-1, 0, 1)] == [0, 2, 0]
+        assert [memory.was_sent(block, numbers[500] + i) for i in (-1, 0, 1)] == [False, True, False]
 
 
 class TestMemory:
@@ -134,7 +146,7 @@ class TestPasses:
         found = []
         for number, (index, page) in enumerate(sent):
             if memory.pass_ends_before(blocks[index], page):
-                memory.iteration += 1
+                memory.end_pass("main", 0, final=False)
                 found.append(number)
             memory.mark_one(blocks[index], page)
             memory.position = (index, page)
@@ -142,7 +154,7 @@ class TestPasses:
 
     def test_none_in_postcopy(self) -> None:
         memory, (block,) = memory_of(10)
-        memory.count_passes = False
+        memory.begin_postcopy()
         memory.mark_one(block, 3)
         memory.position = (0, 3)
         assert not memory.pass_ends_before(block, 0)

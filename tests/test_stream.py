@@ -20,6 +20,7 @@ from migsniff.core.events import (
     LoosePages,
     MultifdHello,
     MultifdPacket,
+    MultifdSync,
     Opaque,
     Package,
     PageFault,
@@ -371,7 +372,7 @@ COVERING = (
     Opaque,
     Undecodable,
 )
-WITHIN = (ChannelFound, RamBlocks, DirtySync, Package, PageFault, DirectionEnded, Verdict)
+WITHIN = (ChannelFound, RamBlocks, DirtySync, MultifdSync, Package, PageFault, DirectionEnded, Verdict)
 """These say something of bytes that others cover, or of none."""
 
 

@@ -25,6 +25,7 @@ from migsniff.core.events import (
     LoosePages,
     MultifdHello,
     MultifdPacket,
+    MultifdSync,
     Opaque,
     Package,
     PageCounts,
@@ -212,6 +213,24 @@ LINES: list[tuple[Event, str, str, str]] = [
         "-",
         "0 devices described, page size not given",
     ),
+    (
+        MultifdSync(
+            **AT,
+            packets=1,
+            counts=PageCounts(normal=2, bytes=9000),
+            blocks=(BlockPages("b", 0, 4096, PageCounts(normal=2, bytes=9000)),),
+            syncs=3,
+        ),
+        "multifd",
+        "-",
+        "1 packet: normal=2 b[0x0..0x1000], sync 3",
+    ),
+    (
+        MultifdSync(**AT, packets=7, counts=PageCounts(), device_state=99, last=True),
+        "multifd",
+        "-",
+        "7 packets: no pages device-state=99, end of the channel",
+    ),
     (MultifdHello(**AT, uuid="12ab", channel_id=2), "hello", "-", "multifd channel 2, uuid 12ab"),
     (
         MultifdPacket(
@@ -251,7 +270,9 @@ LINES: list[tuple[Event, str, str, str]] = [
 
 @pytest.mark.parametrize(("event", "kind", "section", "ending"), LINES)
 def test_line(event: Event, kind: str, section: str, ending: str) -> None:
-    (line,) = lines_of((1_500_000, event))
+    packet = isinstance(event, MultifdPacket)  # which is told with what is in it, or not at all
+    (text,) = lines_of((1_500_000, event), verbose=packet)
+    line = text.split("\n")[0] + "\n" if packet else text
     assert line.endswith(ending + "\n")
     assert line.count("\n") == 1
     assert line.split()[:6] == ["1.500000", "1234", "main>", kind, section, "56"]
@@ -318,6 +339,8 @@ def _leaves(cls: type[Event]) -> set[type[Event]]:
 
 
 def test_runs_of_pages_have_no_line() -> None:
+    """Nor have multifd packets, unless all is to be seen."""
+    assert lines_of((0, next(row[0] for row in LINES if isinstance(row[0], MultifdPacket)))) == []
     one = np.array([8], dtype=np.uint64)
     pages = RamPages(
         **AT, block="b", page_size=4096, iteration=1, words=one, bodies=one, lengths=one, data=memoryview(b"")
@@ -522,6 +545,7 @@ def test_names_are_one_bounded_word() -> None:
 @pytest.mark.parametrize("verbose", [False, True])
 def test_no_text_of_an_event_reaches_the_log_raw(row: tuple[Event, str, str, str], verbose: bool) -> None:
     event = _with_hostile_text(row[0])
+    verbose = verbose or isinstance(event, MultifdPacket)
     (text,) = lines_of((0, event), verbose=verbose)
     assert all(" " <= character <= "~" for character in text.replace("\n", ""))
     assert text.count("\n") == (1 if not verbose else len(text.splitlines()))

@@ -8,11 +8,13 @@ from migsniff.core.events import (
     DeviceSection,
     Direction,
     DirectionEnded,
+    DirtySync,
     EndOfStream,
     Event,
     Finding,
     LiveSection,
     LoosePages,
+    MultifdSync,
     Opaque,
     Verdict,
 )
@@ -48,13 +50,13 @@ def places(stream: Stream) -> list[int]:
 
 
 def records(events: list[Event]) -> list[Event]:
-    """Without what the end brings."""
-    return [
-        event
-        for event in events
-        if not isinstance(event, DirectionEnded | LoosePages | Opaque | Verdict)
-        and getattr(event, "code", "") != "requests-unanswered"
-    ]
+    """Without what the end brings: also the pass that had no end, and what multifd channels had begun."""
+    ends = [number for number, event in enumerate(events) if isinstance(event, DirectionEnded)]
+    kinds = DirectionEnded | LoosePages | Opaque | Verdict
+    found = [event for event in events if not isinstance(event, kinds)]
+    late: list[Event] = [event for event in events[ends[0] :] if isinstance(event, DirtySync | Finding)]
+    late += [event for event in events if isinstance(event, MultifdSync) and event.last]
+    return [event for event in found if all(event is not other for other in late)]
 
 
 @pytest.mark.parametrize("name", STREAMS)

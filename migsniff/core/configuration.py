@@ -44,7 +44,7 @@ def read_configuration(channel: str, queue: ByteQueue, context: Context) -> Step
         elif name == b"configuration/capabilities":
             capabilities = context.capabilities = yield from _capabilities(queue)
         elif name == b"configuration/uuid":
-            uuid = str(UUID(bytes=(yield from queue.take(16))))
+            uuid = context.uuid = str(UUID(bytes=(yield from queue.take(16))))
         else:
             raise StreamProblem("subsection", name=checked(name, "a subsection"), version=1)
     if known := page_size_of_machine(context.machine):

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from migsniff.core.events import Assumed
 from migsniff.core.faults import PageRequests
+from migsniff.core.multifdfacts import MultifdFacts
 from migsniff.core.pages import GuestMemory
 
 
@@ -23,11 +24,13 @@ class Context:
 
     memory: GuestMemory = field(default_factory=GuestMemory)
     requests: PageRequests = field(default_factory=PageRequests)
+    multifd: MultifdFacts = field(default_factory=MultifdFacts)
     page_size: int | None = None
     page_size_from: str = ""
     learned_page_size: int | None = None
     """What a live decoder found in page contents that this capture has not."""
     machine: str = ""
+    uuid: str | None = None
     capabilities: tuple[str, ...] = ()
     sections: dict[int, SectionFacts] = field(default_factory=dict)
     footers: bool | None = None

@@ -159,6 +159,8 @@ class RamPages(Event, frozen=True, tag="ram-pages", kw_only=True):
     records' bytes, in it the contents of record i are `lengths[i]` bytes from `bodies[i]`; all of it is valid
     only until the next event is asked for. Pages of a channel come in order; between channels a page of a
     later `round` is the newer one (GuestMemory.round), and within a round no page comes on two channels.
+    Pages of a multifd packet are told as records would tell them, and `data` holds them inflated; pages that
+    cannot be inflated are left out.
     """
 
     block: str
@@ -378,7 +380,11 @@ class MultifdHello(Event, frozen=True, tag="multifd-hello", kw_only=True):
 
 
 class MultifdPacket(Event, frozen=True, tag="multifd-packet", kw_only=True):
-    """A multifd packet with its data: `method` none, zlib, zstd, qpl, uadk, qatzip or device-state."""
+    """A multifd packet with its data: `method` none, zlib, zstd, qpl, uadk, qatzip or device-state.
+
+    `resent`: how many of its pages had been sent before. `iteration`: the pass that they belong to. A packet
+    of device state names the device in `block` and its instance in `packet_num`.
+    """
 
     packet_num: int
     flags: int
@@ -387,6 +393,23 @@ class MultifdPacket(Event, frozen=True, tag="multifd-packet", kw_only=True):
     normal: int
     zero: int
     data_size: int
+    resent: int = 0
+    iteration: int = 0
+
+
+class MultifdSync(Event, frozen=True, tag="multifd-sync", kw_only=True):
+    """What a multifd channel has carried since its last SYNC packet: `size` bytes from `offset`.
+
+    `last`: no SYNC came behind it, the channel ended. `syncs` counts the channel's SYNC packets so far,
+    `device_state` bytes of packets with device state.
+    """
+
+    packets: int
+    counts: PageCounts
+    blocks: tuple[BlockPages, ...] = ()
+    device_state: int = 0
+    syncs: int = 0
+    last: bool = False
 
 
 class Opaque(Event, frozen=True, tag="opaque", kw_only=True):

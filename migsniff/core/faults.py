@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from migsniff.core.events import Direction, PageFault
-from migsniff.core.pages import IN_POSTCOPY, GuestBlock, GuestMemory
+from migsniff.core.pages import GuestBlock, GuestMemory
 from migsniff.core.wire import MAX_PAGE_REQUESTS
 
 
@@ -53,7 +53,7 @@ class PageRequests:
         """Take a request, whose range has been checked; False if its page has been sent already."""
         last = (request.address + request.length - 1) // memory.page_size
         memory.count_all()
-        if not memory.count_passes and memory.times_sent(request.block, last) == IN_POSTCOPY:
+        if memory.sent_in_postcopy(request.block, last):
             return False
         if (request.block, last) in self.waiting:
             return True

@@ -1,19 +1,32 @@
-"""A multifd channel: the hello, then packets with pages. Here packets are framed and counted.
+"""A multifd channel: the hello, then packets with pages.
 
 Format: migration/multifd.c, QEMU 5.2 to 11.1.
 """
 
-from typing import Final
+from collections.abc import Generator
+from typing import TYPE_CHECKING
 from uuid import UUID
+
+import numpy as np
 
 from migsniff.core.bytequeue import ByteQueue, Steps
 from migsniff.core.context import Context
 from migsniff.core.errors import StreamProblem
-from migsniff.core.events import MultifdHello, MultifdPacket
-from migsniff.core.registry import Registry
+from migsniff.core.events import (
+    Event,
+    Finding,
+    MultifdHello,
+    MultifdPacket,
+    MultifdSync,
+    RamPages,
+    Undecodable,
+)
+from migsniff.core.multifdmethods import METHODS, NONE, Inflater, Method
+from migsniff.core.pages import GuestBlock, Tallies, Tally, fold, summary
 from migsniff.core.text import readable
 from migsniff.core.wire import (
-    MAX_MULTIFD_WAIT,
+    MAX_MULTIFD_CHANNELS,
+    MAX_MULTIFD_DEVICE_STATE,
     MULTIFD_DEVICE_STATE,
     MULTIFD_HELLO,
     MULTIFD_MAGIC,
@@ -22,54 +35,50 @@ from migsniff.core.wire import (
     MULTIFD_VERSION,
     U32,
     MultifdFlag,
+    RamFlag,
 )
 
-METHODS: Final[Registry[int, str]] = Registry("multifd method")
-for _number, _name, _source in (
-    (0x00, "none", "migration/multifd-nocomp.c"),
-    (0x02, "zlib", "migration/multifd-zlib.c"),
-    (0x04, "zstd", "migration/multifd-zstd.c"),
-    (0x08, "qpl", "migration/multifd-qpl.c"),
-    (0x10, "uadk", "migration/multifd-uadk.c"),
-    (0x20, "qatzip", "migration/multifd-qatzip.c"),
-):
-    METHODS(_number, source=_source)(_name)
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+HEAD = 12  # bytes that tell what kind of packet it is
 
 
 class MultifdReader:
-    """Parses one multifd channel."""
+    """Parses one multifd channel; its pages are counted in the migration's GuestMemory."""
 
     def __init__(self, channel: str, queue: ByteQueue, context: Context) -> None:
         self.channel = channel
         self.queue = queue
         self.context = context
         self.where = "the hello"
+        self._inflaters: dict[int, Inflater | None] = {}
+        self._since = 0  # where the packets since the last SYNC begin
+        self._packets = 0
+        self._tallies: Tallies = {}
+        self._device_state = 0
 
     def run(self) -> Steps:
         """Hello and packets."""
         queue = self.queue
-        hello = yield from queue.take(MULTIFD_HELLO.size)
-        magic, version, uuid, channel_id = MULTIFD_HELLO.unpack(hello)
-        self._check(magic, version)
-        yield MultifdHello(
-            channel=self.channel,
-            direction="fwd",
-            offset=0,
-            size=len(hello),
-            uuid=str(UUID(bytes=uuid)),
-            channel_id=channel_id,
-        )
+        yield from self._hello()
         while True:
             self.where = "between packets"
             queue.mark = queue.at
-            yield from queue.wait(12)
+            yield from queue.wait(HEAD)
             self.where = "a packet"
             magic, version, flags = (U32.unpack_from(queue.data, queue.pos + at)[0] for at in (0, 4, 8))
             self._check(magic, version)
             if flags & MultifdFlag.DEVICE_STATE:
-                yield from self._device_state(flags)
+                yield from self._device_state_packet(flags)
             else:
-                yield from self._pages()
+                yield from self._packet()
+            if flags & MultifdFlag.SYNC:
+                yield from self._sync()
+
+    def rest(self) -> MultifdSync | None:
+        """Behind the end of the channel: what it has carried since its last SYNC."""
+        return self._stretch(last=True) if self._packets else None
 
     def _check(self, magic: int, version: int) -> None:
         if magic != MULTIFD_MAGIC:
@@ -77,28 +86,86 @@ class MultifdReader:
         if version != MULTIFD_VERSION:
             raise StreamProblem("multifd-version", found=version)
 
-    def _pages(self) -> Steps:
-        queue = self.queue
+    # ------------------------------------------------------------ hello
+
+    def _hello(self) -> Steps:
+        hello = yield from self.queue.take(MULTIFD_HELLO.size)
+        magic, version, uuid_bytes, number = MULTIFD_HELLO.unpack(hello)
+        self._check(magic, version)
+        facts = self.context.multifd
+        uuid, known = str(UUID(bytes=uuid_bytes)), self.context.uuid or facts.uuid
+        yield MultifdHello(
+            channel=self.channel, direction="fwd", offset=0, size=len(hello), uuid=uuid, channel_id=number
+        )
+        if known is not None and uuid != known:
+            yield self._finding("multifd-uuid", found=uuid, uuid=known)
+        if number in facts.ids:
+            yield self._finding("multifd-channel", number=number, earlier=facts.ids[number])
+        if len(facts.syncs) == MAX_MULTIFD_CHANNELS:
+            raise StreamProblem(
+                "count", what="multifd channels", count=MAX_MULTIFD_CHANNELS + 1, limit=MAX_MULTIFD_CHANNELS
+            )
+        facts.uuid = known or uuid
+        facts.ids.setdefault(number, self.channel)
+        facts.syncs[self.channel] = 0
+        self._since = self.queue.at
+
+    def _finding(self, code: str, **details: object) -> Finding:
+        return Finding(
+            channel=self.channel,
+            direction="fwd",
+            offset=self.queue.mark,
+            size=self.queue.at - self.queue.mark,
+            severity="error",
+            code=code,
+            message=StreamProblem(code, **details).text,
+        )
+
+    # ------------------------------------------------------------ a packet with pages
+
+    def _packet(self) -> Steps:
+        queue, context = self.queue, self.context
         start = queue.at
-        while not self.context.page_size:  # the main channel will tell it
-            if queue.size > MAX_MULTIFD_WAIT:
-                raise StreamProblem("page-size", machine=self.context.machine)
-            queue.undecided = True
-            yield None
-        queue.undecided = False
-        most = MULTIFD_PACKET_BYTES // self.context.page_size
-        packet = yield from queue.take(MULTIFD_PACKET.size + 8 * most)
-        _, _, flags, _, normal, size, packet_num, zero, block = MULTIFD_PACKET.unpack_from(packet)
-        method = METHODS.get(flags & MultifdFlag.METHOD_MASK)
+        while not context.page_size:
+            yield from self._main_channel("the page size")
+        most = MULTIFD_PACKET_BYTES // context.page_size
+        header = MULTIFD_PACKET.size + 8 * most
+        yield from queue.wait(header)
+        _, _, flags, _, normal, size, packet_num, zero, name = MULTIFD_PACKET.unpack_from(
+            queue.data, queue.pos
+        )
+        self.where = f"packet {packet_num}"
+        number = flags & MultifdFlag.METHOD_MASK
+        method = METHODS.get(number)
         if method is None:
-            raise StreamProblem("multifd-method", found=flags & MultifdFlag.METHOD_MASK)
+            raise StreamProblem("multifd-method", found=number)
         if normal + zero > most:
             raise StreamProblem("multifd-pages", pages=normal + zero, limit=most)
         data_size = size if normal else 0  # without normal pages 7.2 sends the size of the packet before
+        whole = normal * context.page_size
         # a compressed page can be larger than the page, but never by much
-        if data_size > 2 * normal * self.context.page_size:
+        if data_size > 2 * whole or (number == NONE and data_size != whole):
             raise StreamProblem("multifd-size", size=data_size, pages=normal)
-        yield from queue.contents(data_size)
+        while not context.memory.blocks and normal + zero:
+            yield from self._main_channel("the list of RAM blocks")
+            yield from queue.wait(header)
+        queue.undecided = False
+        context.multifd.go_on(self.channel)
+        name = name.split(b"\0", 1)[0]
+        addresses = self._addresses(name, normal + zero)
+        queue.advance(header)
+        lends = normal + zero and context.want_contents and queue.kept == "all"
+        yield from queue.wait(data_size) if lends else queue.contents(data_size)
+        # a packet counts when it is complete: what comes before that is in no order with other channels
+        resent = 0
+        if normal + zero:
+            block = context.memory.blocks[name]
+            pages = addresses >> np.uint64(context.memory.page_size.bit_length() - 1)
+            yield from self._end_pass(block, pages, start, full=len(pages) == most)
+            resent = self._count(block, pages, normal, zero, header + data_size)
+        if lends:
+            yield from self._lend(block, addresses, normal, data_size, number, method)
+        self._packets += 1
         yield MultifdPacket(
             channel=self.channel,
             direction="fwd",
@@ -106,20 +173,185 @@ class MultifdReader:
             size=queue.at - start,
             packet_num=packet_num,
             flags=flags,
-            method=method,
-            block=readable(block.split(b"\0", 1)[0]),
+            method=method.name,
+            block=readable(name),
             normal=normal,
             zero=zero,
             data_size=data_size,
+            resent=resent,
+            iteration=context.memory.iteration,
         )
 
-    def _device_state(self, flags: int) -> Steps:
+    def _main_channel(self, what: str) -> Steps:
+        """Wait for what the main channel will tell; whatever has come here may be guest memory."""
+        self.context.multifd.wait(self.channel, self.queue.size, what)
+        self.queue.undecided = True
+        yield None
+
+    def _addresses(self, name: bytes, count: int) -> "NDArray[np.uint64]":
+        """The addresses of a packet's pages, all of which are in the block of this name."""
+        queue, memory = self.queue, self.context.memory
+        addresses = np.frombuffer(queue.data, ">u8", count, queue.pos + MULTIFD_PACKET.size).astype(np.uint64)
+        if not count:
+            return addresses
+        block = memory.blocks.get(name)
+        if block is None:
+            raise StreamProblem("multifd-block", name=readable(name))
+        wrong = (addresses & np.uint64(memory.page_size - 1)) != 0
+        wrong |= addresses >= block.page_count * memory.page_size
+        if wrong.any():
+            raise StreamProblem(
+                "multifd-offset",
+                address=int(addresses[np.argmax(wrong)]),
+                name=block.name,
+                length=block.length,
+                page_size=memory.page_size,
+            )
+        return addresses
+
+    # ------------------------------------------------------------ counting
+
+    def _end_pass(self, block: GuestBlock, pages: "NDArray[np.uint64]", start: int, *, full: bool) -> Steps:
+        """End the pass that is running if it has sent one of these pages of the packet at `start` already."""
+        memory, facts = self.context.memory, self.context.multifd
+        memory.ordered, facts.pages = False, True
+        if memory.count_passes and facts.may_begin_pass(self.channel, memory.iteration):
+            # up to 7.2 the last page of a full packet may come again as the first one of another
+            again = (block.name, int(pages[0])) in facts.ends.values()
+            asked = np.sort(pages[1:] if again else pages)
+            if len(asked) and memory.repeats_at(block, asked) < len(asked):
+                yield memory.end_pass(self.channel, start, final=False)
+                facts.may_begin_pass(self.channel, memory.iteration)
+        if full:
+            facts.ends[self.channel] = block.name, int(pages[-1])
+
+    def _count(
+        self, block: GuestBlock, pages: "NDArray[np.uint64]", normal: int, zero: int, size: int
+    ) -> int:
+        """Count the pages of a packet of `size` bytes; returns how many of them had been sent before."""
+        memory = self.context.memory
+        count = len(pages)
+        if not (pages[1:] > pages[:-1]).all():
+            pages = np.unique(pages)
+        first, last = int(pages[0]), int(pages[-1])
+        tally = Tally()
+        tally.normal, tally.zero, tally.bytes = normal, zero, size
+        tally.resent = memory.mark(block, pages, first, last) + count - len(pages)
+        tally.span(first * memory.page_size, last * memory.page_size)
+        fold({block: tally}, self._tallies)
+        fold({block: tally}, memory.pass_tallies)
+        return tally.resent
+
+    def _sync(self) -> Steps:
+        facts, memory = self.context.multifd, self.context.memory
+        facts.synced(self.channel)
+        yield self._stretch(last=False)
+        if facts.end is not None and facts.caught_up():
+            channel, at = facts.end
+            facts.end = None
+            yield memory.end_pass(channel, at, final=True)
+
+    def _stretch(self, *, last: bool) -> MultifdSync:
+        """What was carried since the last SYNC."""
+        counts, blocks = summary(self._tallies)
+        end = self.queue.mark if last else self.queue.at
+        event = MultifdSync(
+            channel=self.channel,
+            direction="fwd",
+            offset=self._since,
+            size=end - self._since,
+            packets=self._packets,
+            counts=counts,
+            blocks=blocks,
+            device_state=self._device_state,
+            syncs=self.context.multifd.syncs[self.channel],
+            last=last,
+        )
+        self._since, self._packets, self._tallies, self._device_state = end, 0, {}, 0
+        return event
+
+    # ------------------------------------------------------------ contents
+
+    def _lend(
+        self,
+        block: GuestBlock,
+        addresses: "NDArray[np.uint64]",
+        normal: int,
+        size: int,
+        number: int,
+        method: Method,
+    ) -> Steps:
+        """Hand out the pages of a packet with their contents, and step over its data."""
+        queue, context = self.queue, self.context
+        page_size = context.memory.page_size
+        yield from queue.wait(size)
+        contents: memoryview | None = None
+        if normal:
+            data = memoryview(queue.data)[queue.pos : queue.pos + size]
+            contents = yield from self._inflated(data, normal, number, method)
+        if contents is None:
+            addresses, normal = addresses[normal:], 0
+        count = len(addresses)
+        if count:
+            bodies = np.minimum(np.arange(count), normal) * page_size
+            yield RamPages(
+                channel=self.channel,
+                direction="fwd",
+                offset=queue.at,
+                size=size,
+                block=block.name,
+                page_size=page_size,
+                iteration=context.memory.iteration,
+                round=context.multifd.syncs[self.channel],
+                words=addresses
+                | np.where(np.arange(count) < normal, np.uint64(RamFlag.PAGE), np.uint64(RamFlag.ZERO)),
+                bodies=bodies.astype(np.uint64),
+                lengths=np.where(np.arange(count) < normal, np.uint64(page_size), np.uint64(0)),
+                data=memoryview(b"") if contents is None else contents,
+            )
+        queue.advance(size)
+
+    def _inflated(
+        self, data: memoryview, count: int, number: int, method: Method
+    ) -> Generator[Event | None, None, memoryview | None]:
+        """The normal pages of a packet; None if they cannot be had, which the first time is told."""
+        if number not in self._inflaters:
+            self._inflaters[number] = None if method.open is None else method.open()
+        inflater = self._inflaters[number]
+        if inflater is None:
+            return None
+        try:
+            return memoryview(inflater.pages(data, count, self.context.memory.page_size))
+        except StreamProblem as problem:
+            self._inflaters[number] = None  # framing goes on: a packet tells its size by itself
+            yield Undecodable(
+                channel=self.channel,
+                direction="fwd",
+                offset=self.queue.at,
+                size=len(data),
+                code=problem.code,
+                message=problem.text,
+                where=self.where,
+            )
+            return None
+
+    # ------------------------------------------------------------ a packet with device state
+
+    def _device_state_packet(self, flags: int) -> Steps:
         """A packet with a part of one device's state."""
         queue = self.queue
         start = queue.at
         packet = yield from queue.take(MULTIFD_DEVICE_STATE.size)
         _, _, _, idstr, instance_id, size = MULTIFD_DEVICE_STATE.unpack(packet)
+        device = readable(idstr.split(b"\0", 1)[0])
+        self.where = f"a packet with state of {device}/{instance_id}"
+        if not 0 < size <= MAX_MULTIFD_DEVICE_STATE:
+            raise StreamProblem(
+                "multifd-device-state", size=size, name=device, limit=MAX_MULTIFD_DEVICE_STATE
+            )
         yield from queue.contents(size)
+        self._packets += 1
+        self._device_state += size
         yield MultifdPacket(
             channel=self.channel,
             direction="fwd",
@@ -128,7 +360,7 @@ class MultifdReader:
             packet_num=instance_id,
             flags=flags,
             method="device-state",
-            block=readable(idstr.split(b"\0", 1)[0]),
+            block=device,
             normal=0,
             zero=0,
             data_size=size,

@@ -40,6 +40,7 @@ class PageCounter:
         memory.uncounted.append(self.flush)
         self._tallies: Tallies = {}  # of this section, since the last pass began
         self._section: Tallies = {}
+        memory.stretches.append(self._end_stretch)
 
     # ------------------------------------------------------------ what ends
 
@@ -60,23 +61,7 @@ class PageCounter:
 
     def end_pass(self, at: int, *, final: bool) -> DirtySync:
         """The pass that is running ends at wire offset `at`: its event, and the next one begins."""
-        self._end_stretch()
-        memory = self.memory
-        counts, blocks = summary(memory.pass_tallies)
-        event = DirtySync(
-            channel=self._channel,
-            direction="fwd",
-            offset=at,
-            size=0,
-            iteration=memory.iteration,
-            counts=counts,
-            blocks=blocks,
-            final=final,
-        )
-        memory.pass_tallies = {}
-        memory.iteration += 1
-        memory.position = (-1, -1)
-        return event
+        return self.memory.end_pass(self._channel, at, final=final)
 
     def _end_stretch(self) -> None:
         if self._tallies:

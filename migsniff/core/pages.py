@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from migsniff.core.errors import StreamProblem
-from migsniff.core.events import BlockPages, Data, PageCounts, RamBlock
+from migsniff.core.events import BlockPages, Data, DirtySync, PageCounts, RamBlock
 from migsniff.core.registry import Registry
 from migsniff.core.wire import (
     MAX_PAGE_STATE_SLACK,
@@ -143,15 +143,18 @@ def fold(tallies: Tallies, into: Tallies) -> None:
 
 # ---------------------------------------------------------------- guest memory
 
-MOST_TIMES: Final = 254
+NEVER: Final = 0
+LONG_AGO: Final = 1
+FIRST_PASS: Final = 2
+LAST_PASS: Final = 254
 IN_POSTCOPY: Final = 255
 
 
 class GuestBlock:
-    """One RAM block: its announced facts, and how often each of its pages was sent.
+    """One RAM block: its announced facts, and in which pass each of its pages was sent last.
 
-    That count is the one byte of state a guest page: it stops at MOST_TIMES; IN_POSTCOPY stands for a page
-    that was sent since postcopy began, when each that is missing is sent once. It stands in segments that
+    That is the one byte of state a guest page: NEVER, LONG_AGO, a number of GuestMemory for the pass, or
+    IN_POSTCOPY: sent since postcopy began, when each that is missing is sent once. It stands in segments that
     are made when the first of their pages comes, so that an announced length costs nothing.
     """
 
@@ -180,8 +183,10 @@ class GuestMemory:
         self.iteration = 1
         self.round = 0
         self.flushes = False  # the main channel has MULTIFD_FLUSH records
+        self._pass = FIRST_PASS  # what the pages of this pass are marked with
+        self.stretches: list[Callable[[], None]] = []  # what adds up to this pass, to be called at its end
         self.count_passes = True  # until postcopy, where pages come as they are asked for
-        self.ordered = True  # False once compressed pages came: their threads finish out of order
+        self.ordered = True  # False once compressed or multifd pages came: their threads finish out of order
         self.position = (-1, -1)  # block index and page of the last page record
         self.pass_tallies: Tallies = {}
         self.records = 0
@@ -212,12 +217,17 @@ class GuestMemory:
             return False
         if self.ordered:
             return (block.index, page) <= self.position
-        return self.times_sent(block, page) >= self.iteration
+        return self._last_sent(block, page) == self._pass
 
     def count_all(self) -> None:
         """Count all records that came: only in postcopy, where no pass can end by it."""
         for count in () if self.count_passes else self.uncounted:
             count()
+
+    def begin_postcopy(self) -> None:
+        """No pass ends any more: pages come as they are asked for."""
+        self.count_passes = False
+        self._pass = IN_POSTCOPY
 
     def received(self, block: GuestBlock, first: int, bits: NDArray[np.uint8]) -> int:
         """Take in which of the pages from `first` on the destination has; returns how many.
@@ -232,30 +242,64 @@ class GuestMemory:
             at += len(some)
             if (segment := block.segments.get(number)) is not None:
                 states = segment[start : start + len(some)]
-                states[(some == 0) & (states == IN_POSTCOPY)] = MOST_TIMES
+                states[(some == 0) & (states == IN_POSTCOPY)] = LONG_AGO
         return int(np.count_nonzero(bits))
 
-    def times_sent(self, block: GuestBlock, page: int) -> int:
-        """How often a page has been sent, up to MOST_TIMES, or IN_POSTCOPY."""
+    def end_pass(self, channel: str, at: int, *, final: bool) -> DirtySync:
+        """The pass that is running ends at wire offset `at` of `channel`: its event, and the next begins."""
+        for end_stretch in self.stretches:
+            end_stretch()
+        counts, blocks = summary(self.pass_tallies)
+        event = DirtySync(
+            channel=channel,
+            direction="fwd",
+            offset=at,
+            size=0,
+            iteration=self.iteration,
+            counts=counts,
+            blocks=blocks,
+            final=final,
+        )
+        self.pass_tallies = {}
+        self.iteration += 1
+        self.position = (-1, -1)
+        self._pass += 1
+        if self._pass > LAST_PASS:
+            self._pass = FIRST_PASS
+            for block in self.blocks.values():
+                for segment in block.segments.values():
+                    segment[segment != NEVER] = LONG_AGO
+        return event
+
+    def was_sent(self, block: GuestBlock, page: int) -> bool:
+        """Whether a page has been sent before."""
+        return self._last_sent(block, page) != NEVER
+
+    def sent_in_postcopy(self, block: GuestBlock, page: int) -> bool:
+        """Whether a page has been sent since postcopy began."""
+        return self._last_sent(block, page) == IN_POSTCOPY
+
+    def _last_sent(self, block: GuestBlock, page: int) -> int:
         segment = block.segments.get(page // PAGE_STATE_SEGMENT)
-        return 0 if segment is None else int(segment[page % PAGE_STATE_SEGMENT])
+        return NEVER if segment is None else int(segment[page % PAGE_STATE_SEGMENT])
 
     def repeats_at(self, block: GuestBlock, pages: NDArray[np.uint64]) -> int:
-        """How many of these pages, from the first on, come before one that this pass has sent already."""
-        sent = np.array([self.times_sent(block, int(page)) for page in pages])
-        repeated = np.flatnonzero(sent >= self.iteration)
-        return int(repeated[0]) if len(repeated) else len(pages)
+        """How many of these ascending pages come before the first that this pass has sent already."""
+        for number, low, high in _by_segment(pages, int(pages[0]), int(pages[-1])):
+            segment = block.segments.get(number)
+            if segment is None:
+                continue
+            where = (pages[low:high] - np.uint64(number * PAGE_STATE_SEGMENT)).astype(np.intp)
+            repeated = np.flatnonzero(segment[where] == self._pass)
+            if len(repeated):
+                return low + int(repeated[0])
+        return len(pages)
 
     def mark(self, block: GuestBlock, pages: NDArray[np.uint64], first: int, last: int) -> int:
         """Count one more sending of distinct ascending `pages`; returns how many had been sent before."""
-        number = first // PAGE_STATE_SEGMENT
-        if number == last // PAGE_STATE_SEGMENT:
-            return self._mark_in(block, number, pages, first, last)
-        numbers = pages // np.uint64(PAGE_STATE_SEGMENT)
-        cuts = [0, *(np.flatnonzero(numbers[1:] != numbers[:-1]) + 1).tolist(), len(pages)]
         return sum(
-            self._mark_in(block, int(numbers[low]), pages[low:high], int(pages[low]), int(pages[high - 1]))
-            for low, high in pairwise(cuts)
+            self._mark_in(block, number, pages[low:high], int(pages[low]), int(pages[high - 1]))
+            for number, low, high in _by_segment(pages, first, last)
         )
 
     def _mark_in(
@@ -270,15 +314,12 @@ class GuestMemory:
         if last - first + 1 == len(pages):
             seen = segment[first - base : last - base + 1]
             resent = int(np.count_nonzero(seen))
-            if self.count_passes:
-                seen += seen < MOST_TIMES
-            else:
-                seen[:] = IN_POSTCOPY
+            seen.fill(self._pass)
             return resent
         where = (pages - np.uint64(base)).astype(np.intp)
-        seen = segment[where]
-        segment[where] = seen + (seen < MOST_TIMES) if self.count_passes else IN_POSTCOPY
-        return int(np.count_nonzero(seen))
+        resent = int(np.count_nonzero(segment[where]))
+        segment[where] = self._pass
+        return resent
 
     def mark_one(self, block: GuestBlock, page: int) -> int:
         """Count one more sending of one page; returns 1 if it had been sent before, else 0."""
@@ -287,12 +328,9 @@ class GuestMemory:
         self.records += 1
         if segment is None:
             return 0
-        seen = int(segment[at])
-        if not self.count_passes:
-            segment[at] = IN_POSTCOPY
-        elif seen < MOST_TIMES:
-            segment[at] = seen + 1
-        return 1 if seen else 0
+        sent_before = segment[at] != NEVER
+        segment[at] = self._pass
+        return 1 if sent_before else 0
 
     def _segment(self, block: GuestBlock, number: int) -> "NDArray[np.uint8] | None":
         segment = block.segments.get(number)
@@ -308,3 +346,13 @@ class GuestMemory:
         segment = block.segments[number] = np.zeros(size, np.uint8)
         self.state_bytes += size
         return segment
+
+
+def _by_segment(pages: NDArray[np.uint64], first: int, last: int) -> list[tuple[int, int, int]]:
+    """Ascending `pages` as (number of a segment, range of indices)."""
+    number = first // PAGE_STATE_SEGMENT
+    if number == last // PAGE_STATE_SEGMENT:
+        return [(number, 0, len(pages))]
+    numbers = pages // np.uint64(PAGE_STATE_SEGMENT)
+    cuts = [0, *(np.flatnonzero(numbers[1:] != numbers[:-1]) + 1).tolist(), len(pages)]
+    return [(int(numbers[low]), low, high) for low, high in pairwise(cuts)]

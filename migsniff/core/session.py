@@ -9,7 +9,7 @@ from migsniff.core.bytequeue import ByteQueue
 from migsniff.core.channel import CLASSIFY, DirectionDecoder, PreemptReader, classify
 from migsniff.core.context import Context
 from migsniff.core.devices import DeviceStateBudget
-from migsniff.core.errors import problem_text
+from migsniff.core.errors import StreamProblem, problem_text
 from migsniff.core.events import (
     Arrival,
     Assumed,
@@ -45,6 +45,7 @@ class Connection:
         self.role: str | None = None
         self.name: str | None = None
         self.main: MainReader | None = None
+        self.multifd: MultifdReader | None = None
         self.return_path: ReturnPathReader | None = None
         self.queues: dict[Direction, ByteQueue] = {
             "fwd": ByteQueue(note_omitted=note_omitted),
@@ -107,10 +108,11 @@ class Session:
         for connection in self.connections.values():
             for direction, decoder in connection.decoders.items():
                 if not connection.ended(direction):
-                    yield from decoder.close()
+                    yield from self._close(connection, decoder)
             if connection.main is not None:
                 connection.main.devices.release()
         yield from self._unanswered()
+        yield from self._multifd_ended()
         ok, outcome, message, offset = judge(list(self.connections.values()), self.looks_like)
         yield Verdict(
             channel="main", direction="fwd", offset=offset, size=0, ok=ok, outcome=outcome, message=message
@@ -251,7 +253,7 @@ class Session:
                 back = connection.return_path = ReturnPathReader(name, connection.queues["rev"], self.context)
                 self._decoder(connection, "rev", name).parse(back, back.run())
         elif role == "multifd":
-            multifd = MultifdReader(name, queue, self.context)
+            multifd = connection.multifd = MultifdReader(name, queue, self.context)
             decoder.parse(multifd, multifd.run())
         elif role == "preempt":
             preempt = PreemptReader(name, queue, self.context)
@@ -287,7 +289,7 @@ class Session:
         decoder = self._last = connection.decoders.get(ended.direction)
         where = ""
         if decoder is not None:
-            yield from decoder.close()
+            yield from self._close(connection, decoder)
             where = decoder.where
         offset = connection.queues[ended.direction].wire_end
         connection.ends.append(
@@ -305,6 +307,32 @@ class Session:
             error=ended.error,
             where=where,
         )
+
+    def _close(self, connection: Connection, decoder: DirectionDecoder) -> Iterator[Event]:
+        yield from decoder.close()
+        if connection.multifd is not None and decoder.direction == "fwd":
+            rest = connection.multifd.rest()
+            if rest is not None:
+                yield rest
+
+    def _multifd_ended(self) -> Iterator[Event]:
+        """What the multifd channels have not brought that the main channel has told of."""
+        facts = self.context.multifd
+        finished = any(c.main is not None and c.main.finished for c in self.connections.values())
+        for channel, syncs in facts.syncs.items() if finished else ():
+            if syncs != facts.expected:
+                problem = StreamProblem("multifd-syncs", found=syncs, expected=facts.expected)
+                yield Finding(
+                    channel=channel,
+                    direction="fwd",
+                    offset=0,
+                    size=0,
+                    severity="warn",
+                    code=problem.code,
+                    message=problem.text,
+                )
+        if facts.end is not None:
+            yield self.context.memory.end_pass(*facts.end, final=True)
 
     def _all_ends(self) -> list[ConnectionEnd]:
         return [end for connection in self.connections.values() for end in connection.ends]

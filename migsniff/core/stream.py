@@ -98,7 +98,7 @@ class MainReader:
         """What goes on after postcopy was paused: items up to the EOF."""
         self.resumed = self.switched = True
         self.context.postcopy = self.context.return_path = True  # also if what was before was not seen
-        self.context.memory.count_passes = False
+        self.context.memory.begin_postcopy()
         yield from self._items(None)
         yield from self._description()
 
@@ -263,12 +263,16 @@ class MainReader:
         queue, ram, memory = self.queue, self.ram, self.context.memory
         if facts.version_id != RAM_VERSION:
             raise StreamProblem("ram-version", found=facts.version_id)
+        multifd = self.context.multifd
         last = kind == ItemType.SECTION_END and memory.count_passes
-        if last and memory.pass_tallies:  # QEMU looks for dirty pages once more before the last ones
+        # QEMU looks for dirty pages once more before the last ones, which multifd channels have sent by now
+        if last and memory.pass_tallies and not multifd.pages:
             yield ram.counter.end_pass(start, final=False)
         counts, blocks = yield from ram.payload(start=kind == ItemType.SECTION_START)
         memory.next_round()
         end = queue.at
+        multifd.sections += 1
+        multifd.flushes += ram.flushes
         yield from self._footer(facts)
         ram.told()
         yield RamSection(
@@ -288,7 +292,9 @@ class MainReader:
             multifd_flushes=ram.flushes,
         )
         self.ram_ended = self.ram_ended or kind == ItemType.SECTION_END
-        if last:
+        if last and not multifd.caught_up():
+            multifd.end = self.channel, end
+        elif last:
             yield ram.counter.end_pass(end, final=True)
 
     def _footer(self, facts: SectionFacts) -> Steps:
@@ -372,6 +378,9 @@ class MainReader:
         context, queue = self.context, self.queue
         if command == Command.OPEN_RETURN_PATH:
             context.return_path = True
+        elif command == Command.SWITCHOVER_START:
+            if context.multifd.pages and context.memory.pass_tallies and context.memory.count_passes:
+                yield self.ram.counter.end_pass(queue.at, final=False)
         elif command == Command.ENABLE_COLO:
             context.colo = True
         elif command == Command.POSTCOPY_ADVISE and isinstance(size := arguments.get("page_size"), int):
@@ -382,7 +391,7 @@ class MainReader:
             context.postcopy = True
             if context.memory.pass_tallies:
                 yield self.ram.counter.end_pass(queue.at, final=False)
-            context.memory.count_passes = False
+            context.memory.begin_postcopy()
             context.memory.round += 1
             self.ram.forget_block()
         elif command == Command.POSTCOPY_RUN and limit is not None and queue.at < limit:

@@ -149,7 +149,9 @@ class MigrationStats:
             case DirtySync():
                 self._dirty_sync(time, event)
             case MultifdPacket():
-                pages = PageCounts(normal=event.normal, zero=event.zero, bytes=event.size)
+                pages = PageCounts(
+                    normal=event.normal, zero=event.zero, bytes=event.size, resent=event.resent
+                )
                 self._count(event.block, pages)
                 self.counts = add(self.counts, pages)
             case CommandSent():

@@ -1,6 +1,15 @@
 """Which events a reader asked for with --section."""
 
-from migsniff.core.events import DirtySync, Event, MultifdPacket, RamBlocks, Section, Undecodable, Verdict
+from migsniff.core.events import (
+    DirtySync,
+    Event,
+    MultifdPacket,
+    MultifdSync,
+    RamBlocks,
+    Section,
+    Undecodable,
+    Verdict,
+)
 
 
 def selected(sections: set[str] | None, event: Event) -> bool:
@@ -15,4 +24,4 @@ def selected(sections: set[str] | None, event: Event) -> bool:
         idstr = event.idstr
         names = (idstr, f"{idstr}/{event.instance_id}", idstr.rpartition("/")[2])
         return any(wanted in sections for wanted in names)
-    return isinstance(event, (RamBlocks, DirtySync, MultifdPacket)) and "ram" in sections
+    return isinstance(event, (RamBlocks, DirtySync, MultifdPacket, MultifdSync)) and "ram" in sections

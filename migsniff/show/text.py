@@ -29,6 +29,7 @@ from migsniff.core.events import (
     LoosePages,
     MultifdHello,
     MultifdPacket,
+    MultifdSync,
     Opaque,
     Package,
     PageCounts,
@@ -81,6 +82,8 @@ class _Past:
 class TextLog:
     """A show sink that calls `write` once a record, with its line and (`verbose`) the tree below it.
 
+    Multifd packets, which come by the thousand, have lines only if `verbose`; otherwise there is one for all
+    that a channel has carried between two syncs.
     `time_format`: "r" seconds since the migration's first connection, "ad" UTC date and time, for which
     `start_time` or `begins` must have told when that was. `prefix` puts the migration's id before each line.
     `sections`: see `selected`.
@@ -112,7 +115,7 @@ class TextLog:
 
     def show(self, migration: str, time: int, event: Event) -> None:
         """Write the record of one event; runs of pages have no line."""
-        if isinstance(event, RamPages):
+        if isinstance(event, RamPages) or (isinstance(event, MultifdPacket) and not self._verbose):
             return
         past = self._past.get(migration)
         if past is None:
@@ -196,6 +199,8 @@ def _describe(past: _Past, time: int, event: Event, taken: int | None) -> Line:
                 block,
                 f"packet={event.packet_num} {counts} {name(event.method)} flags={event.flags:#x}",
             )
+        case MultifdSync():
+            return "multifd", "-", _multifd(event)
         case CommandSent():
             return "command", "-", _message(event.name, event.arguments)
         case ReturnPathMessage():
@@ -299,6 +304,13 @@ def _sync(past: _Past, time: int, event: DirtySync) -> str:
         taken = (time - began) / 1e6
         info += f" in {taken:.6f} s, {counts.pages / taken:.0f} pages/s, {rate(counts.bytes / taken)}"
     return f"{info}, source stopped" if event.final else info
+
+
+def _multifd(event: MultifdSync) -> str:
+    info = f"{several(event.packets, 'packet')}: {counts_text(event.counts)}{_addresses(event.blocks)}"
+    if event.device_state:
+        info += f" device-state={event.device_state}"
+    return f"{info}, end of the channel" if event.last else f"{info}, sync {event.syncs}"
 
 
 def _message(title: str, arguments: dict[str, Argument]) -> str:
