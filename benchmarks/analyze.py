@@ -23,7 +23,7 @@ SCRIPT = "QEMU's script"
 def measure(work: Work) -> Table:
     """Run both on two streams, in turn, with a warm cache."""
     streams = {"big": work.big(), "small": work.small()}
-    records = {name: decode(path.read_bytes()).records for name, path in streams.items()}
+    records = {name: decode([path.read_bytes()]).records for name, path in streams.items()}
     programs = {OWN: [sys.executable, "-m", "migsniff", "analyze"]}
     if work.script:
         programs[SCRIPT] = [sys.executable, str(work.script.resolve())]

@@ -19,17 +19,26 @@ from benchmarks.synthetic import long_stream
 BUFFER = 1 << 20
 
 
-def receive() -> None:
-    """Take everything that comes on one connection, and say when it ended."""
+def receive(connections: int = 1) -> None:
+    """Take everything that comes on so many connections, and say when the last one ended."""
     listener = _listen()
-    connection, _ = listener.accept()
-    buffer = bytearray(BUFFER)
-    received = 0
-    while count := connection.recv_into(buffer):
-        received += count
-    ended = time.monotonic()
-    connection.close()
-    print(json.dumps({"bytes": received, "ended": ended}))
+    received = []
+
+    def take(connection: socket.socket) -> None:
+        buffer = bytearray(BUFFER)
+        size = 0
+        while count := connection.recv_into(buffer):
+            size += count
+        received.append(size)
+        connection.close()
+
+    threads = []
+    for _ in range(connections):
+        threads.append(threading.Thread(target=take, args=(listener.accept()[0],)))
+        threads[-1].start()
+    for thread in threads:
+        thread.join()
+    print(json.dumps({"bytes": sum(received), "ended": time.monotonic()}))
 
 
 def echo() -> None:
@@ -52,11 +61,14 @@ def echo() -> None:
         threading.Thread(target=serve, args=(connection,), daemon=True).start()
 
 
-def send(port: int, path: Path) -> None:
-    """Send a file."""
-    pieces = _pieces(path)
+def send(port: int, path: Path, *others: Path) -> None:
+    """Send files, each on a connection of its own, all at once."""
+    threads = [threading.Thread(target=_send, args=(port, _pieces(each))) for each in (path, *others)]
     began = time.monotonic()
-    _send(port, pieces)
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     print(json.dumps({"began": began}))
 
 
@@ -114,12 +126,13 @@ def _send(port: int, pieces: Iterable[memoryview]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("receive")
+    one = commands.add_parser("receive")
+    one.add_argument("connections", type=int, nargs="?", default=1)
     commands.add_parser("echo")
-    for name in ("send", "send-forever"):
+    for name, files in (("send", "+"), ("send-forever", 1)):
         one = commands.add_parser(name)
         one.add_argument("port", type=int)
-        one.add_argument("path", type=Path)
+        one.add_argument("paths", type=Path, nargs=files)
     one = commands.add_parser("send-long")
     one.add_argument("port", type=int)
     one.add_argument("size", type=int)
@@ -136,7 +149,8 @@ def main() -> None:
         "send-long": send_long,
         "ping": ping,
     }
-    functions[given.pop("command")](**given)
+    paths = given.pop("paths", [])
+    functions[given.pop("command")](*given.values(), *paths)
 
 
 if __name__ == "__main__":

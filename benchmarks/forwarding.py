@@ -6,8 +6,10 @@ and to take at most 0.25 CPU seconds per GB for decoding and saving together.
 """
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from benchmarks.processes import finish, spawn
 from benchmarks.relays import DECODING_OFF, HAPROXY, NOTHING, OWN, Start, installed
@@ -24,17 +26,21 @@ class Pass:
 
 
 def measure(work: Work) -> Table:
-    """Throughput and CPU time of each relay, in turn."""
-    stream = work.big()
-    size = stream.stat().st_size
+    """Throughput and CPU time of each relay, in turn, for one connection."""
+    return compare(work, [work.big()], "")
+
+
+def compare(work: Work, streams: Sequence[Path], how: str) -> Table:
+    """Throughput and CPU time of each relay, in turn, each stream on a connection of its own."""
+    size = sum(stream.stat().st_size for stream in streams)
 
     def once(start: Start) -> Pass:
         folder = work.scratch / "relay"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        receiver, told = spawn("receive")
+        receiver, told = spawn("receive", len(streams))
         with start(told["port"], folder) as relay:
-            began = finish(spawn("send", relay.port, stream, told=False)[0])["began"]
+            began = finish(spawn("send", relay.port, *streams, told=False)[0])["began"]
             received = finish(receiver)
         if received["bytes"] != size:
             raise RuntimeError(f"the relay lost bytes: {received['bytes']} of {size} arrived")
@@ -44,7 +50,7 @@ def measure(work: Work) -> Table:
     passes = in_turn(work.rounds, {name: partial(once, start) for name, start in installed().items()})
     rates = {name: median(one.rate for one in results) for name, results in passes.items()}
     table = Table(
-        f"Forwarding {size / 1e9:.2f} GB over loopback, median of {work.rounds}",
+        f"Forwarding {size / 1e9:.2f} GB over loopback{how}, median of {work.rounds}",
         [
             "relay",
             "GB/s",

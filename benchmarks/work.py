@@ -1,6 +1,7 @@
 """What every benchmark is given: where to work, how often, and the streams, real ones made once and kept."""
 
 import os
+import shutil
 import statistics
 import sys
 import time
@@ -44,17 +45,31 @@ class Work:
         params = {"max-bandwidth": 60_000_000, "downtime-limit": 1}
         return self._made("xbzrle", workload=96, mem=128, caps=["xbzrle"], params=params, enough=130_000_000)
 
+    def multifd(self, compression: str = "none") -> list[Path]:
+        """The same big guest over 8 multifd channels: the stream of each connection, in order of accept."""
+        folder = self.folder / f"multifd-{compression}-{SYSTEM}"
+        if not folder.exists():
+            print(f"recording {folder} ...", file=sys.stderr)
+            params = {"downtime-limit": 5000, "multifd-channels": 8, "multifd-compression": compression}
+            guest = {"workload": 1500, "mem": 2048, "caps": ["multifd"], "params": params}
+            unfinished = folder.with_suffix(".new")
+            self._record(unfinished, 0, guest)
+            unfinished.rename(folder)
+        return sorted(folder.glob("*.fwd"), key=lambda path: int(path.stem.rpartition("-")[2]))
+
     def _made(self, name: str, *, enough: int = 0, **guest: object) -> Path:
         path = self.folder / f"{name}-{SYSTEM}.stream"
         if not path.exists():
             print(f"recording {path} ...", file=sys.stderr)
-            self._record(path, enough, guest)
+            recorded = self.scratch / name
+            self._record(recorded, enough, guest)
+            (recorded / "connection-0.fwd").rename(path)
         return path
 
-    def _record(self, path: Path, enough: int, guest: dict[str, object]) -> None:
-        with Migration(SYSTEM, **guest) as migration, Recorder(self.scratch, migration.listen()) as recorder:  # type: ignore[arg-type]
+    def _record(self, folder: Path, enough: int, guest: dict[str, object]) -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        with Migration(SYSTEM, **guest) as migration, Recorder(folder, migration.listen()) as recorder:  # type: ignore[arg-type]
             migration.start(f"tcp:{recorder.where}")
-            recorded = self.scratch / "connection-0.fwd"
             if enough:  # it does not end by itself: until then it goes over its memory again and again
                 while (now := migration.source.execute("query-migrate"))["status"] not in ENDED:
                     if now.get("ram", {}).get("transferred", 0) > enough:
@@ -63,7 +78,6 @@ class Work:
                 migration.source.execute("migrate-set-parameters", **{"downtime-limit": 100_000})
             migration.wait(300)
             recorder.recorded()
-            recorded.rename(path)
 
 
 def in_turn(rounds: int, competitors: Mapping[N, Callable[[], T]]) -> dict[N, list[T]]:
