@@ -26,7 +26,7 @@ def analyze(options: argparse.Namespace) -> int:
 
     Like the script's, -x comes before -d and -m, and -d desc before -m. Raises UsageError and CaptureError.
     """
-    source = open_source(options.file)
+    source = open_source(options.file, offset=options.offset, snapshot=options.snapshot)
     memory = options.memory and options.dump == "state"
     if (options.extract or memory) and not source.contents:
         raise UsageError(f"{escape(options.file)}: {problem_text('contents-missing')}")

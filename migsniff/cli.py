@@ -90,11 +90,20 @@ def _run(options: argparse.Namespace) -> int:
     if options.command == "read":
         from migsniff.offline import read
 
-        return read(options.file or options.read_file, log_options(options), options.port)
+        file = options.file or options.read_file
+        return read(
+            file, log_options(options), options.port, offset=options.offset, snapshot=options.snapshot
+        )
     if options.command == "info":
         from migsniff.offline import info
 
-        return info(options.file, as_json=options.format == "json", port=options.port)
+        return info(
+            options.file,
+            as_json=options.format == "json",
+            port=options.port,
+            offset=options.offset,
+            snapshot=options.snapshot,
+        )
     if options.command == "demo":
         from migsniff.demo import demo
 
@@ -181,6 +190,7 @@ def _add_read(parser: argparse.ArgumentParser) -> None:
     source.add_argument("file", nargs="?", metavar="CAPTURE|FILE|-")
     source.add_argument("-r", "--read-file", metavar="FILE", help="as in tshark")
     _add_port(parser)
+    _add_place(parser)
     _add_log(parser)
 
 
@@ -188,6 +198,20 @@ def _add_info(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="CAPTURE|FILE|-")
     parser.add_argument("-T", dest="format", choices=("text", "json"), default="text", help="output format")
     _add_port(parser)
+    _add_place(parser)
+
+
+def _add_place(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--offset",
+        type=_offset,
+        default=0,
+        metavar="N",
+        help="where the stream begins in the file, bytes (suffix k, M, G; 0x: hex): migrate file:F,offset=N",
+    )
+    parser.add_argument(
+        "--snapshot", metavar="NAME|ID", help="of a qcow2 disk image: the snapshot whose state to read"
+    )
 
 
 def _add_port(parser: argparse.ArgumentParser) -> None:
@@ -199,6 +223,7 @@ def _add_port(parser: argparse.ArgumentParser) -> None:
 def _add_analyze(parser: argparse.ArgumentParser) -> None:
     parser.description = "Print device state or its description as QEMU's scripts/analyze-migration.py does."
     parser.add_argument("-f", "--file", required=True, help="migration dump or capture to read from")
+    _add_place(parser)
     parser.add_argument("-m", "--memory", action="store_true", help="dump RAM contents as well")
     parser.add_argument(
         "-d", "--dump", choices=("state", "desc"), default="state", help="what to dump (default: state)"
@@ -278,6 +303,18 @@ def _port(text: str) -> int:
     if not text.isdecimal() or not 0 < int(text) < 65536:
         raise argparse.ArgumentTypeError(f"{text!r} is no port number")
     return int(text)
+
+
+def _offset(text: str) -> int:
+    """Bytes, decimal with a suffix or hexadecimal."""
+    try:
+        unit = text[-1:].lower() if text[-1:].lower() in SIZES and not text.startswith("0x") else ""
+        offset = int(text[: len(text) - len(unit)], 0) * SIZES[unit]
+        if 0 <= offset < 1 << 63:
+            return offset
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"{text!r} is no offset in bytes")
 
 
 def _autostop(text: str) -> tuple[str, int]:

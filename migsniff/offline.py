@@ -10,6 +10,7 @@ from migsniff.core.session import Session
 from migsniff.feed.files import Source, open_source
 from migsniff.feed.flows import Migration
 from migsniff.feed.pcap import PcapSource
+from migsniff.feed.qcow2 import SnapshotChoice
 from migsniff.feed.recognise import recognise
 from migsniff.packets import decode_packets
 from migsniff.pipeline import Pipeline, run
@@ -19,11 +20,18 @@ if TYPE_CHECKING:
     from migsniff.show.stats import Stats
 
 
-def read(path: str, options: "LogOptions", port: int | None = None) -> int:
-    """Print what the live log printed; returns the exit code."""
+def read(
+    path: str,
+    options: "LogOptions",
+    port: int | None = None,
+    *,
+    offset: int = 0,
+    snapshot: str | None = None,
+) -> int:
+    """Print what the live log printed; returns the exit code. See open_source for what is read."""
     from migsniff.show.log import Log
 
-    source = open_source(path, port=port)
+    source = open_source(path, port=port, offset=offset, snapshot=snapshot)
     log = Log(options, 1, blocking=True)
     if isinstance(source, PcapSource):
         return _read_packets(source, log, fields=options.fields)
@@ -59,13 +67,27 @@ def _read_packets(source: PcapSource, log: "Log", *, fields: bool) -> int:
     return code
 
 
-def info(path: str, *, as_json: bool, port: int | None = None) -> int:
-    """Print the one-screen summary; returns the exit code."""
-    from migsniff.show.info import render_info
+def info(
+    path: str,
+    *,
+    as_json: bool,
+    port: int | None = None,
+    offset: int = 0,
+    snapshot: str | None = None,
+) -> int:
+    """Print the one-screen summary; returns the exit code. See open_source for what is read."""
+    from migsniff.show.info import render_facts, render_info
     from migsniff.show.stats import Stats
 
-    source = open_source(path, port=port)
     stats = Stats()
+    try:
+        source = open_source(path, port=port, offset=offset, snapshot=snapshot)
+    except SnapshotChoice as choice:
+        image: dict[str, object] = {"File": path, "Kind": "a qcow2 disk image"}
+        image |= {f"Snapshot {number}": str(one) for number, one in enumerate(choice.snapshots, 1)}
+        image["To read one"] = "--snapshot NAME or ID"
+        render_facts(image, lambda line: print(line, end=""), as_json=as_json)
+        return 0
     if isinstance(source, PcapSource):
         return _info_packets(source, path, stats, as_json=as_json)
     pipeline = Pipeline(source.migration, session_for(source), [], stats)
@@ -74,6 +96,8 @@ def info(path: str, *, as_json: bool, port: int | None = None) -> int:
     if source.start_time is not None:
         facts["Start"] = source.start_time.isoformat()
     facts["Page contents"] = "kept" if source.contents else "not in it"
+    for label, words in source.facts:
+        facts[label] = f"{facts[label]}; {words}" if label in facts else words
     render_info(
         stats.by_migration[source.migration], facts, lambda line: print(line, end=""), as_json=as_json
     )
@@ -104,7 +128,12 @@ def _info_packets(source: PcapSource, path: str, stats: "Stats", *, as_json: boo
 
 def session_for(source: Source, *, fields: bool = False, contents: bool = False) -> Session:
     """A session that knows the file it decodes, to say what else it may be."""
-    return Session(fields=fields, contents=contents, looks_like=lambda head: recognise(source.head or head))
+
+    def looks_like(head: bytes) -> str | None:
+        found = recognise(source.head or head)
+        return f"{found or 'something else'}; {source.hint}" if source.hint else found
+
+    return Session(fields=fields, contents=contents, looks_like=looks_like)
 
 
 def decode(pipeline: Pipeline, source: Source) -> int:

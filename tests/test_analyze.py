@@ -324,11 +324,11 @@ def test_a_stripped_capture_has_no_memory_to_show(tmp_path: Path, capfd: Capture
 
 
 def test_what_is_no_stream(tmp_path: Path, capfd: Captured) -> None:
-    (tmp_path / "image").write_bytes(b"QFI\xfb" + bytes(1000))
+    (tmp_path / "image").write_bytes(b"KDMV" + bytes(1000))
     assert analyze("-f", tmp_path / "image") == 1
     out, err = capfd.readouterr()
     assert out == "{}\n"
-    assert err.startswith("migsniff: not-a-stream: no QEMU migration stream: this looks like a qcow2")
+    assert err.startswith("migsniff: not-a-stream: no QEMU migration stream: this looks like a VMDK")
 
 
 def test_a_file_that_is_not_there(tmp_path: Path, capfd: Captured) -> None:

@@ -114,3 +114,15 @@ def test_standard_input_is_read_as_it_comes() -> None:
         process.stdin.close()
         assert b"TRUNCATED" in process.stdout.read()
         assert process.wait(20) == 1
+
+
+def test_the_message_tells_where_the_stream_begins(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "dump").write_bytes(bytes(4096) + b"QEVM\0\0\0\3")
+    assert main(["read", str(tmp_path / "dump")]) == 1
+    said = "this looks like zeroes; a stream begins at offset 4096: use --offset 4096"
+    assert said in capfd.readouterr().out
+    for offset in ("4096", "4k", "0x1000"):
+        assert main(["read", str(tmp_path / "dump"), "--offset", offset]) == 1
+        assert "QEMU migration stream version 3" in capfd.readouterr().out
+    for offset in ("-1", "x", "4kk", "0x", str(1 << 70)):
+        assert main(["read", str(tmp_path / "dump"), f"--offset={offset}"]) == 2

@@ -23,6 +23,8 @@ class PcapSource:
     start_time: datetime | None = None
     contents = True
     head = b""
+    facts: tuple[tuple[str, str], ...] = ()
+    hint = ""
 
     def __init__(self, file: Readable, name: str, migration: str, *, port: int | None = None) -> None:
         self.describe = f"{name}: packets"

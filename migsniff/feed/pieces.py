@@ -12,10 +12,10 @@ MADV_POPULATE_READ: Final = 22  # Linux 5.14, <asm-generic/mman-common.h>; Pytho
 
 
 def pieces(file: RawIOBase) -> Iterator[memoryview]:
-    """What `file` holds from its beginning, or the rest of a pipe. A piece is valid until the next."""
+    """What `file` holds from where it stands. A piece is valid until the next."""
     if isinstance(file, FileIO) and stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        done = 0
-        for piece in _mapped(file.fileno()):
+        done = file.tell()
+        for piece in _mapped(file.fileno(), done):
             yield piece
             done += len(piece)
         file.seek(done)  # all else is for reading to tell: more bytes by now, or the error of a disk
@@ -24,8 +24,8 @@ def pieces(file: RawIOBase) -> Iterator[memoryview]:
         yield buffer[:taken]
 
 
-def _mapped(file: int) -> Iterator[memoryview]:
-    """The pieces of a regular file that can be mapped, and as it stands in the page cache.
+def _mapped(file: int, begin: int) -> Iterator[memoryview]:
+    """The pieces of a regular file from `begin` on that can be mapped, and as it stands in the page cache.
 
     Each is made present before it is touched: touching what is not there any more, or cannot be read from
     the disk, is the end of the process, while asking for it is an error that ends the iterator.
@@ -36,11 +36,11 @@ def _mapped(file: int) -> Iterator[memoryview]:
     except (OSError, ValueError, OverflowError):
         return
     view = memoryview(mapping)
-    for start in range(0, size, PIECE):
+    for start in range(begin - begin % PIECE, size, PIECE):
         length = min(PIECE, size - start)
         try:
             mapping.madvise(MADV_POPULATE_READ, start, length)
         except OSError:
             return
-        yield view[start : start + length]
+        yield view[max(start, begin) : start + length]
         mapping.madvise(mmap.MADV_DONTNEED, start, length)  # or memory seems to be used that is not

@@ -4,6 +4,9 @@ from struct import Struct
 from typing import Final
 
 from migsniff.feed.container import MAGIC as STRIPPED
+from migsniff.feed.libvirt import MAGICS as LIBVIRT
+
+STREAM: Final = b"QEVM\0\0\0\3"  # what every stream begins with, core/wire.py FILE_MAGIC and FILE_VERSION
 
 # (offset, bytes there, what it is)
 SIGNS: Final[tuple[tuple[int, bytes, str], ...]] = (
@@ -49,9 +52,6 @@ SIGNS: Final[tuple[tuple[int, bytes, str], ...]] = (
     (0, b"#!", "a script"),
     (257, b"ustar", "a tar archive"),
 )
-LIBVIRT: Final = (b"LibvirtQemudSave", b"LibvirtQemudPart")
-LIBVIRT_HEADER: Final = 92
-LIBVIRT_FORMATS: Final = ("raw", "gzip", "bzip2", "xz", "lzop", "zstd", "sparse")
 ELF_TYPE_CORE: Final = 4
 
 
@@ -62,7 +62,7 @@ def recognise(head: bytes) -> str | None:
     if not head.strip(b"\0"):
         return "zeroes"
     if head.startswith(LIBVIRT):
-        return _libvirt(head)
+        return "a libvirt save file"
     if head.startswith(b"\x7fELF"):
         return _elf(head)
     for offset, sign, words in SIGNS:
@@ -71,15 +71,10 @@ def recognise(head: bytes) -> str | None:
     return _text(head)
 
 
-def _libvirt(head: bytes) -> str:
-    """A libvirt save file: 16 bytes of magic, then five u32 in the writer's byte order."""
-    what = "an unfinished libvirt save file" if head.startswith(LIBVIRT[1]) else "a libvirt save file"
-    if len(head) < 36:
-        return what
-    order = "<" if int.from_bytes(head[16:20], "little") < 1 << 16 else ">"
-    _, length, _, form, _ = Struct(order + "5I").unpack_from(head, 16)
-    packed = LIBVIRT_FORMATS[form] if form < len(LIBVIRT_FORMATS) else f"unknown format {form}"
-    return f"{what}: QEMU's stream begins at byte {LIBVIRT_HEADER + length} of it ({packed})"
+def stream_within(head: bytes) -> int | None:
+    """Where in `head` a stream begins, behind something else; None if it does nowhere."""
+    found = head.find(STREAM)
+    return None if found < 0 else found
 
 
 def _elf(head: bytes) -> str:

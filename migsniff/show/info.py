@@ -42,6 +42,15 @@ def render_info(
         out(line + "\n")
 
 
+def render_facts(facts: Mapping[str, object], out: Callable[[str], None], *, as_json: bool = False) -> None:
+    """Write what is known of a file of which nothing was decoded."""
+    if as_json:
+        out(json.dumps({"source_facts": dict(facts)}, indent=2) + "\n")
+        return
+    for label, value in facts.items():
+        out(_labelled(label, _fact(value)) + "\n")
+
+
 def info_dict(stats: MigrationStats, facts: Mapping[str, object]) -> dict[str, object]:
     """The summary as one JSON object: `facts` under "source_facts", then `MigrationStats.to_dict`."""
     return {"source_facts": dict(facts), **stats.to_dict()}
