@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from migsniff.core.events import Arrival, Chunk, Data, Direction, Ended, EndKind, Opened, Party
+from migsniff.feed import packets
 from migsniff.feed.packets import ACK, FIN, RST, SYN, NotTcp, Segment, port_of, reverse, sender, written
 from migsniff.feed.reassembly import OVERHEAD, WRAP, Piece, Reassembly, Room
 
@@ -81,7 +82,6 @@ class Half:
 class Counts:
     """What is to be said of a capture beside what its migrations say."""
 
-    segments: int = 0
     others: int = 0
     fragments: int = 0
     malformed: int = 0
@@ -136,31 +136,29 @@ class Flows:
 
     # ------------------------------------------------------------ packets in, arrivals out
 
-    def packet(self, time: int, segment: Segment | NotTcp, data: Data) -> list[Found]:
+    def packet(self, time: int, found: packets.Found | NotTcp, data: Data) -> list[Found]:
         """Take a packet of time `time`, ns; the segment's payload stands in `data`, which must not change."""
-        if isinstance(segment, NotTcp):
-            self.counts.fragments += segment.why == "fragment"
-            self.counts.malformed += segment.why == "malformed"
+        if isinstance(found, str):
+            self.counts.fragments += found == "fragment"
+            self.counts.malformed += found == "malformed"
             return []
-        self.counts.segments += 1
         self._now = time
-        key, _, _, flags, _, _, length = segment
+        key, sequence, acknowledged, flags, start, end, length = found
         half = self._followed.get(key)
-        if half is None or (flags & SYN and self._is_new(half, segment)):
-            half = self._other(segment)
+        if half is None or (flags & SYN and self._is_new(half, Segment(*found))):
+            half = self._other(Segment(*found))
             if half is None:
                 return self._take_ready()
         if self._pending and time - self._pending_since > TOGETHER * 1000:
             self._flush()
         if flags & (SYN | FIN | RST):
-            self._control(half, segment, memoryview(data))
+            self._control(half, Segment(*found), data)
         elif length:
-            self._payload(half, segment, memoryview(data))
-        if flags & ACK and half.peer is not None:
-            peer = half.peer
-            if not peer.bytes.begun:
-                peer.bytes.begin(segment.acknowledged)
-            peer.bytes.acknowledged(segment.acknowledged)
+            self._payload(half, sequence, data, start, end, length)
+        peer = half.peer
+        if flags & ACK and peer is not None and (peer.bytes.starts or not peer.bytes.begun):
+            peer.bytes.begin(acknowledged)
+            peer.bytes.acknowledged(acknowledged)
         return self._take_ready()
 
     def finish(self) -> list[Found]:
@@ -318,7 +316,7 @@ class Flows:
 
     # ------------------------------------------------------------ what a segment brings
 
-    def _control(self, half: Half, segment: Segment, data: memoryview) -> None:
+    def _control(self, half: Half, segment: Segment, data: Data) -> None:
         flags, sequence = segment.flags, segment.sequence
         if flags & SYN:
             half.bytes.begin(sequence + 1)
@@ -326,7 +324,7 @@ class Flows:
                 half.flow.initial, half.flow.opener = sequence, half.flow.opener or half.key
             sequence = (sequence + 1) % WRAP
         if segment.length:
-            self._payload(half, segment._replace(sequence=sequence), data)
+            self._payload(half, sequence, data, segment.start, segment.end, segment.length)
         if flags & FIN:
             half.bytes.finish(sequence + segment.length)
             self._check_end(half)
@@ -341,22 +339,19 @@ class Flows:
         elif flags & RST and half.headed:
             self._ignore(half)
 
-    def _payload(self, half: Half, segment: Segment, data: memoryview) -> None:
+    def _payload(self, half: Half, sequence: int, data: Data, start: int, end: int, length: int) -> None:
         if half.ended:
             return
         found = half.bytes
         before = found.conflicts
-        payload = data[segment.start : segment.end]
-        pieces = found.segment(segment.sequence, payload, segment.length, self._now // 1000)
-        if len(payload) < segment.length:
+        payload = data[start:end] if end - start < SMALL else memoryview(data)[start:end]
+        pieces = found.segment(sequence, payload, length, self._now // 1000)
+        if cut := length - (end - start):
             self.counts.cut += 1
-            self.counts.cut_bytes += segment.length - len(payload)
+            self.counts.cut_bytes += cut
         self.counts.conflicts += found.conflicts - before
         if half.flow.migration is not None:
-            if len(pieces) == 1 and not isinstance(pieces[0], int):
-                self._bytes(half, pieces[0])
-            else:
-                self._arrived(half, pieces, cut=len(payload) < segment.length)
+            self._arrived(half, pieces, cut=bool(cut))
             if found.stop is not None:
                 self._check_end(half)
             return
@@ -378,10 +373,13 @@ class Flows:
             return
         if half.direction == "rev":  # answers stand where they were given
             self._flush()
-        if not self._pending:
-            self._pending_since = self._now
+        pending = self._pending.get(half)
+        if pending is None:
+            if not self._pending:
+                self._pending_since = self._now
+            pending = self._pending[half] = []
         self._pending_until = self._now
-        self._pending.setdefault(half, []).append(bytes(piece) if len(piece) < SMALL else piece)
+        pending.append(piece)
         self._pending_bytes += len(piece) + OVERHEAD
         if half.direction == "rev" or self._pending_bytes > MAX_TOGETHER:
             self._flush()

@@ -6,7 +6,7 @@ packets of 1.5 KB: scapy dissects 4 thousand a second down to TCP, this reads so
 
 import socket
 from struct import Struct
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from migsniff.core.events import Data
 
@@ -27,11 +27,16 @@ FIN, SYN, RST, ACK = 0x01, 0x02, 0x04, 0x10
 _U16 = Struct(">H")
 _IPV4 = Struct(">BxHHHBB")
 _IPV6 = Struct(">IHB")
+_PLAIN = Struct(">HxxHxB")
+PLAIN: Final = b"\x08\x00\x45"  # Ethernet without a tag, IPv4 without options: nearly all there is
 _TCP = Struct(">IIBB")
 
 
 class Segment(NamedTuple):
-    """A TCP segment, captured in data[start:end]. `key`: addresses and ports, the sender's first."""
+    """A TCP segment, captured in data[start:end]. `key`: addresses and ports, the sender's first.
+
+    The readers below return plain tuples of this shape: making a named one takes as long as reading it.
+    """
 
     key: bytes
     sequence: int
@@ -42,17 +47,26 @@ class Segment(NamedTuple):
     length: int
 
 
-class NotTcp(NamedTuple):
-    """Why a packet is no segment: "other", "fragment", or "malformed"."""
+Found = tuple[bytes, int, int, int, int, int, int]
+"""A Segment's fields."""
+NotTcp = Literal["other", "fragment", "malformed"]
+"""Why a packet is no segment."""
+OTHER: Final = "other"
+FRAGMENTED: Final = "fragment"
+MALFORMED: Final = "malformed"
 
-    why: str
 
-
-OTHER, FRAGMENTED, MALFORMED = NotTcp("other"), NotTcp("fragment"), NotTcp("malformed")
-
-
-def segment(data: Data, start: int, end: int, wire: int, link: int) -> Segment | NotTcp:
+def segment(data: Data, start: int, end: int, wire: int, link: int) -> Found | NotTcp:
     """The TCP segment in the packet data[start:end], which was `wire` bytes long before it was cut."""
+    if link == ETHERNET and end - start >= 54 and data[start + 12 : start + 15] == PLAIN:
+        at = start + 14
+        total, fragment, protocol = _PLAIN.unpack_from(data, at + 2)
+        sequence, acknowledged, size, flags = _TCP.unpack_from(data, at + 24)
+        begin, stop = at + 20 + (size >> 4) * 4, at + total
+        if protocol == TCP and not fragment & 0x3FFF and size >= 0x50 and begin <= stop <= start + wire:
+            key = bytes(data[at + 12 : at + 24])
+            last = min(end, stop)
+            return key, sequence, acknowledged, flags, begin, last if last > begin else begin, stop - begin
     found = _network(data, start, end, link)
     if found is None:
         return OTHER
@@ -87,7 +101,7 @@ def _network(data: Data, start: int, end: int, link: int) -> tuple[int, int] | N
     return None
 
 
-def _ipv4(data: Data, at: int, end: int, stop: int) -> Segment | NotTcp:
+def _ipv4(data: Data, at: int, end: int, stop: int) -> Found | NotTcp:
     if at + 20 > end:
         return MALFORMED
     first, total, _, fragment, _, protocol = _IPV4.unpack_from(data, at)
@@ -106,7 +120,7 @@ def _ipv4(data: Data, at: int, end: int, stop: int) -> Segment | NotTcp:
     return _tcp(data, tcp, end, stop, bytes(data[at + 12 : at + 20]) + bytes(data[tcp : tcp + 4]))
 
 
-def _ipv6(data: Data, at: int, end: int, stop: int) -> Segment | NotTcp:
+def _ipv6(data: Data, at: int, end: int, stop: int) -> Found | NotTcp:
     if at + 40 > end:
         return MALFORMED
     first, length, protocol = _IPV6.unpack_from(data, at)
@@ -131,14 +145,14 @@ def _ipv6(data: Data, at: int, end: int, stop: int) -> Segment | NotTcp:
     return MALFORMED
 
 
-def _tcp(data: Data, at: int, end: int, stop: int, key: bytes) -> Segment | NotTcp:
+def _tcp(data: Data, at: int, end: int, stop: int, key: bytes) -> Found | NotTcp:
     if at + 14 > end:
         return MALFORMED
     sequence, acknowledged, size, flags = _TCP.unpack_from(data, at + 4)
     start = at + (size >> 4) * 4
     if size < 0x50 or start > stop:
         return MALFORMED
-    return Segment(key, sequence, acknowledged, flags, start, max(start, min(end, stop)), stop - start)
+    return key, sequence, acknowledged, flags, start, max(start, min(end, stop)), stop - start
 
 
 def reverse(key: bytes) -> bytes:

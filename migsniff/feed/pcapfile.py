@@ -26,15 +26,8 @@ MAX_INTERFACES: Final = 4096
 READ: Final = 1 << 20
 
 
-class Packet(NamedTuple):
-    """A captured packet, data[start:end]; it was `wire` bytes long. `time`: ns since the epoch."""
-
-    time: int
-    data: bytes
-    start: int
-    end: int
-    wire: int
-    link: int
+Packet = tuple[int, bytes, int, int, int, int]
+"""Time (ns since the epoch), data, start, end, wire, link: data[start:end] of a packet of `wire` bytes."""
 
 
 class Interface(NamedTuple):
@@ -125,9 +118,9 @@ def _pcap(source: Buffered, order: str, unit: int) -> Iterator[Packet]:
             raise source.broken("the file ends in a packet")
         start = source.pos + 16
         source.pos = end = start + captured
-        yield Packet(
-            seconds * 1_000_000_000 + part * unit, source.data, start, end, max(wire, captured), link
-        )
+        if wire < captured:
+            wire = captured
+        yield seconds * 1_000_000_000 + part * unit, source.data, start, end, wire, link
     if len(source.data) > source.pos:
         raise source.broken("the file ends in the header of a packet")
 
@@ -163,7 +156,7 @@ def _pcapng(source: Buffered) -> Iterator[Packet]:
             packet = _packet(data, at, length, kind, order, interfaces, time)
             if packet is None:
                 raise source.broken("a packet that does not fit its block, or of no interface", begin)
-            time = packet.time
+            time = packet[0]
             yield packet
     if len(source.data) > source.pos:
         raise source.broken("the file ends in the header of a block")
@@ -218,7 +211,7 @@ def _packet(
         start = at + 12
         if captured > length - 16:
             return None
-        return Packet(last, data, start, start + captured, wire, interface.link)
+        return last, data, start, start + captured, wire, interface.link
     if length < 32:
         return None
     if kind == PACKET:
@@ -230,4 +223,4 @@ def _packet(
     interface = interfaces[number]
     time = ((high << 32) | low) * 1_000_000_000 // interface.ticks + interface.offset * 1_000_000_000
     start = at + 28
-    return Packet(time, data, start, start + captured, max(wire, captured), interface.link)
+    return time, data, start, start + captured, max(wire, captured), interface.link

@@ -29,6 +29,7 @@ class Room:
 class Reassembly:
     """One direction of a connection. `at` is the offset of the next byte, `stop` that of the FIN, if seen.
 
+    `starts` are the offsets where what waits behind holes begins.
     `conflicts` counts bytes that came twice and differed while both could be compared.
     """
 
@@ -38,10 +39,10 @@ class Reassembly:
         "_held",
         "_room",
         "_since",
-        "_starts",
         "_waiting",
         "at",
         "conflicts",
+        "starts",
         "stop",
     )
 
@@ -54,7 +55,7 @@ class Reassembly:
         self._acked = 0
         self._since = 0
         self._held = 0
-        self._starts: list[int] = []
+        self.starts: list[int] = []
         self._waiting: list[tuple[int, Data]] = []  # (offset behind it, bytes; the rest of it was cut off)
 
     def begin(self, sequence: int) -> None:
@@ -91,7 +92,7 @@ class Reassembly:
         self._hold(start, start + length, data)
         pieces: list[Piece] = []
         self._drain(pieces)
-        while self._starts and (self._held > MAX_WAITING or self._room.left < 0 or self._overdue(time)):
+        while self.starts and (self._held > MAX_WAITING or self._room.left < 0 or self._overdue(time)):
             self._skip(pieces)
             self._since = time
         return pieces
@@ -111,27 +112,27 @@ class Reassembly:
     def flush(self) -> list[Piece]:
         """All that waits, with the holes in it: nothing more will come."""
         pieces: list[Piece] = []
-        while self._starts:
+        while self.starts:
             self._skip(pieces)
         return pieces
 
     # ------------------------------------------------------------ what waits behind a hole
 
     def _overdue(self, time: int) -> bool:
-        return self._starts[0] <= self._acked and time - self._since > PATIENCE
+        return self.starts[0] <= self._acked and time - self._since > PATIENCE
 
     def _hold(self, start: int, stop: int, data: Data) -> None:
         """Keep what is new of a segment."""
         begin = start
-        index = bisect_right(self._starts, start)
+        index = bisect_right(self.starts, start)
         if index and self._waiting[index - 1][0] > start:
             index -= 1
         while start < stop:
-            known = self._starts[index] if index < len(self._starts) else stop
+            known = self.starts[index] if index < len(self.starts) else stop
             if start < known:
                 end = min(known, stop)
                 new = bytes(data[start - begin : end - begin])
-                self._starts.insert(index, start)
+                self.starts.insert(index, start)
                 self._waiting.insert(index, (end, new))
                 self._held += len(new) + OVERHEAD
                 self._room.left -= len(new) + OVERHEAD
@@ -148,7 +149,7 @@ class Reassembly:
     def _drain(self, pieces: list[Piece]) -> None:
         """Take what has no hole before it."""
         count = 0
-        for start, (stop, data) in zip(self._starts, self._waiting, strict=True):
+        for start, (stop, data) in zip(self.starts, self._waiting, strict=True):
             if start != self.at:
                 break
             pieces.append(data)
@@ -158,10 +159,10 @@ class Reassembly:
             self._room.left += len(data) + OVERHEAD
             self.at = stop
             count += 1
-        del self._starts[:count], self._waiting[:count]
+        del self.starts[:count], self._waiting[:count]
 
     def _skip(self, pieces: list[Piece]) -> None:
         """Give up the first hole."""
-        pieces.append(self._starts[0] - self.at)
-        self.at = self._starts[0]
+        pieces.append(self.starts[0] - self.at)
+        self.at = self.starts[0]
         self._drain(pieces)
