@@ -5,7 +5,6 @@ stands whole in memory when it is read.
 """
 
 from collections.abc import Callable
-from struct import Struct
 from typing import Final
 
 import msgspec
@@ -14,21 +13,31 @@ from migsniff.core.errors import StreamProblem
 from migsniff.core.events import Argument
 from migsniff.core.registry import Registry
 from migsniff.core.text import readable
-from migsniff.core.wire import U32, Command, ReturnPathType
+from migsniff.core.wire import Command, Layout, ReturnPathType
 
 Arguments = dict[str, Argument]
 Reader = Callable[[bytes], Arguments]
-RANGE: Final = Struct(">QQ")
-REQUEST: Final = Struct(">QI")
+NOTHING: Final = Layout()
+VALUE: Final = Layout(("value", "I"))
+LENGTH: Final = Layout(("package", "I"))
+BLOCK: Final = Layout(("block", "str8"))
+PAGE_SIZES_ADVISED: Final = Layout(("block_page_sizes", "Q"), ("page_size", "Q"))
+RANGE_LAYOUT: Final = Layout(("start", "Q"), ("size", "Q"))
+RANGE: Final = RANGE_LAYOUT.struct
+DISCARD: Final = Layout(("version", "B"), ("block", "str8"), ("end_of_name", "B"), ("ranges", RANGE_LAYOUT))
+PAGES: Final = Layout(("start", "Q"), ("size", "I"))
+REQUEST: Final = PAGES.struct
+PAGES_OF_BLOCK: Final = Layout(*PAGES.fields, *BLOCK.fields)
 
 
 class Message(msgspec.Struct, frozen=True):
-    """A command or a message: its lengths (least, most) and how its payload reads."""
+    """A command or a message: its lengths (least, most), how its payload reads and how it is laid out."""
 
     name: str
     least: int
     most: int
     read: Reader
+    layout: Layout
 
     def arguments(self, payload: bytes) -> Arguments:
         """The payload by name; StreamProblem if it is not as QEMU writes it."""
@@ -39,11 +48,13 @@ COMMANDS: Final = Registry[int, Message]("command")
 RETURN_PATH: Final = Registry[int, Message]("return path message")
 
 
-def command(number: Command, least: int = 0, most: int | None = None) -> Callable[[Reader], Reader]:
+def command(
+    number: Command, least: int = 0, most: int | None = None, layout: Layout = NOTHING
+) -> Callable[[Reader], Reader]:
     """Register the payload of a command that is `least` to `most` bytes long (most: as least)."""
 
     def register(read: Reader) -> Reader:
-        entry = Message(number.name, least, least if most is None else most, read)
+        entry = Message(number.name, least, least if most is None else most, read, layout)
         COMMANDS(int(number), source="migration/savevm.c")(entry)
         return read
 
@@ -51,12 +62,12 @@ def command(number: Command, least: int = 0, most: int | None = None) -> Callabl
 
 
 def return_path_message(
-    number: ReturnPathType, least: int = 0, most: int | None = None
+    number: ReturnPathType, least: int = 0, most: int | None = None, layout: Layout = NOTHING
 ) -> Callable[[Reader], Reader]:
     """Register the payload of a return path message, as `command` does."""
 
     def register(read: Reader) -> Reader:
-        entry = Message(number.name, least, least if most is None else most, read)
+        entry = Message(number.name, least, least if most is None else most, read, layout)
         RETURN_PATH(int(number), source="migration/migration.c")(entry)
         return read
 
@@ -85,16 +96,16 @@ def nothing(payload: bytes) -> Arguments:
     return {}
 
 
-@command(Command.PING, 4)
-@return_path_message(ReturnPathType.SHUT, 4)
-@return_path_message(ReturnPathType.PONG, 4)
-@return_path_message(ReturnPathType.RESUME_ACK, 4)
+@command(Command.PING, 4, layout=VALUE)
+@return_path_message(ReturnPathType.SHUT, 4, layout=VALUE)
+@return_path_message(ReturnPathType.PONG, 4, layout=VALUE)
+@return_path_message(ReturnPathType.RESUME_ACK, 4, layout=VALUE)
 def one_value(payload: bytes) -> Arguments:
     """One number: of a ping, or 0 for success and anything else for an error."""
-    return {"value": U32.unpack(payload)[0]}
+    return {"value": VALUE.struct.unpack(payload)[0]}
 
 
-@command(Command.POSTCOPY_ADVISE, 0, 16)
+@command(Command.POSTCOPY_ADVISE, 0, 16, PAGE_SIZES_ADVISED)
 def postcopy_advise(payload: bytes) -> Arguments:
     """Page sizes, bytes: all of the blocks' or-ed, and the target's. Empty with dirty bitmaps alone."""
     if not payload:
@@ -105,7 +116,7 @@ def postcopy_advise(payload: bytes) -> Arguments:
     return {"block_page_sizes": block_page_sizes, "page_size": page_size}
 
 
-@command(Command.POSTCOPY_RAM_DISCARD, 3, 0xFFFF)
+@command(Command.POSTCOPY_RAM_DISCARD, 3, 0xFFFF, DISCARD)
 def postcopy_ram_discard(payload: bytes) -> Arguments:
     """Ranges of a block (start, length; bytes) that the destination must drop."""
     block, at = _string(payload, 1, "the block of a discard")
@@ -116,14 +127,14 @@ def postcopy_ram_discard(payload: bytes) -> Arguments:
     return {"block": block, "ranges": ranges}
 
 
-@command(Command.PACKAGED, 4)
+@command(Command.PACKAGED, 4, layout=LENGTH)
 def packaged(payload: bytes) -> Arguments:
     """How many bytes of package follow, outside the command's own length."""
-    return {"length": U32.unpack(payload)[0]}
+    return {"length": VALUE.struct.unpack(payload)[0]}
 
 
-@command(Command.RECV_BITMAP, 2, 256)
-@return_path_message(ReturnPathType.RECV_BITMAP, 2, 256)
+@command(Command.RECV_BITMAP, 2, 256, BLOCK)
+@return_path_message(ReturnPathType.RECV_BITMAP, 2, 256, BLOCK)
 def received_bitmap(payload: bytes) -> Arguments:
     """A block whose received pages are asked for, or told: the bitmap then follows outside the length."""
     return {"block": _string(payload, 0, "the block of a received bitmap")[0]}
@@ -142,14 +153,14 @@ def resumed_command(number: int, length: int) -> int:
 # ---------------------------------------------------------------- return path
 
 
-@return_path_message(ReturnPathType.REQ_PAGES, 12)
+@return_path_message(ReturnPathType.REQ_PAGES, 12, layout=PAGES)
 def request_pages(payload: bytes) -> Arguments:
     """A page fault of the destination's guest, in the block named last: start and length in bytes."""
     start, length = REQUEST.unpack_from(payload)
     return {"start": start, "length": length}
 
 
-@return_path_message(ReturnPathType.REQ_PAGES_ID, 14, 12 + 256)
+@return_path_message(ReturnPathType.REQ_PAGES_ID, 14, 12 + 256, PAGES_OF_BLOCK)
 def request_pages_of_block(payload: bytes) -> Arguments:
     """A page fault with the name of its block."""
     return {

@@ -13,6 +13,22 @@ U16: Final = Struct(">H")
 U32: Final = Struct(">I")
 U64: Final = Struct(">Q")
 
+
+class Layout:
+    """The fields of a record in their order: the one definition for reading it and for building it.
+
+    A field is a name and how it stands there: a code of struct (`39x` is left empty), "str8" and "str32"
+    (text behind its length of one or four bytes), "rest" (what the record has left), or a Layout, repeated
+    up to the end. `struct` reads the fields that have a fixed size, up to the first that has not.
+    """
+
+    def __init__(self, *fields: "tuple[str, str | Layout]") -> None:
+        self.fields = fields
+        codes = [how if isinstance(how, str) else "rest" for _, how in fields]
+        fixed = next((n for n, code in enumerate(codes) if code in ("str8", "str32", "rest")), len(codes))
+        self.struct = Struct(">" + "".join(codes[:fixed]))
+
+
 FILE_MAGIC: Final = 0x5145564D  # "QEVM", migration/savevm.h
 FILE_VERSION: Final = 3
 
@@ -55,8 +71,13 @@ OPTIONAL_NUMBER_MASK: Final = 0x3FF
 RAM_IDSTR: Final = "ram"
 RAM_VERSION: Final = 4
 XBZRLE_MARKER: Final = 1  # ENCODING_FLAG_XBZRLE, migration/ram.c
-XBZRLE_HEADER: Final = Struct(">BH")  # marker, length
-MAPPED_RAM_HEADER: Final = Struct(">IQQQ")  # version, page size, offsets of the bitmap and of the pages
+XBZRLE_LAYOUT: Final = Layout(("marker", "B"), ("length", "H"), ("data", "rest"))
+XBZRLE_HEADER: Final = XBZRLE_LAYOUT.struct
+COMPRESSED_LAYOUT: Final = Layout(("length", "I"), ("data", "rest"))
+MAPPED_RAM_LAYOUT: Final = Layout(
+    ("version", "I"), ("page_size", "Q"), ("bitmap_offset", "Q"), ("pages_offset", "Q")
+)
+MAPPED_RAM_HEADER: Final = MAPPED_RAM_LAYOUT.struct
 MAPPED_RAM_VERSION: Final = 1
 
 
@@ -135,10 +156,33 @@ RECV_BITMAP_END: Final = 0x0123456789ABCDEF  # RAMBLOCK_RECV_BITMAP_ENDING, migr
 
 MULTIFD_MAGIC: Final = 0x11223344  # migration/multifd.c
 MULTIFD_VERSION: Final = 1
-MULTIFD_HELLO: Final = Struct(">II16sB39x")
-# magic, version, flags, pages_alloc, normal_pages, next_packet_size, packet_num, zero_pages, block name
-MULTIFD_PACKET: Final = Struct(">IIIIIIQI28x256s")
-MULTIFD_DEVICE_STATE: Final = Struct(">III256sII")
+MULTIFD_HELLO_LAYOUT: Final = Layout(
+    ("magic", "I"), ("version", "I"), ("uuid", "16s"), ("channel_id", "B"), ("unused", "39x")
+)
+MULTIFD_HELLO: Final = MULTIFD_HELLO_LAYOUT.struct
+MULTIFD_PACKET_LAYOUT: Final = Layout(
+    ("magic", "I"),
+    ("version", "I"),
+    ("flags", "I"),
+    ("pages_alloc", "I"),
+    ("normal_pages", "I"),
+    ("next_packet_size", "I"),
+    ("packet_num", "Q"),
+    ("zero_pages", "I"),
+    ("unused", "28x"),
+    ("block", "256s"),
+    ("offsets", Layout(("offset", "Q"))),
+)
+MULTIFD_PACKET: Final = MULTIFD_PACKET_LAYOUT.struct
+MULTIFD_DEVICE_STATE_LAYOUT: Final = Layout(
+    ("magic", "I"),
+    ("version", "I"),
+    ("flags", "I"),
+    ("idstr", "256s"),
+    ("instance_id", "I"),
+    ("next_packet_size", "I"),
+)
+MULTIFD_DEVICE_STATE: Final = MULTIFD_DEVICE_STATE_LAYOUT.struct
 MULTIFD_PACKET_BYTES: Final = 512 * 1024  # MULTIFD_PACKET_SIZE: a packet stands for so much guest memory
 
 
@@ -149,6 +193,21 @@ class MultifdFlag(IntFlag):
     METHOD_MASK = 0x3E
     DEVICE_STATE = 0x40
 
+
+# Items of the main channel, from their type byte on, and the messages of the return path
+FILE_HEADER: Final = Layout(("magic", "I"), ("version", "I"))
+CONFIGURATION: Final = Layout(("type", "B"), ("machine", "str32"))
+SUBSECTION: Final = Layout(("type", "B"), ("subsection", "str8"), ("version_id", "I"), ("data", "rest"))
+ANNOUNCED: Final = Layout(
+    ("type", "B"), ("section_id", "I"), ("idstr", "str8"), ("instance_id", "I"), ("version_id", "I")
+)
+CONTINUED: Final = Layout(("type", "B"), ("section_id", "I"))
+FOOTER: Final = CONTINUED
+COMMAND_HEADER: Final = Layout(("type", "B"), ("command", "H"), ("length", "H"))
+VMDESCRIPTION: Final = Layout(("type", "B"), ("text", "str32"))
+RETURN_PATH_HEADER: Final = Layout(("message", "H"), ("length", "H"))
+RAM_BLOCK: Final = Layout(("block", "str8"), ("length", "Q"))
+RECEIVED_BITMAP: Final = Layout(("size", "Q"), ("data", "rest"))
 
 SUBSECTION_PREFIX_CONFIGURATION: Final = b"configuration/"
 
