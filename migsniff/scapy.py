@@ -87,7 +87,6 @@ class Stream(Packet):
     """Records one behind the other, found by the decoder; what it cannot read is Raw."""
 
     way: ClassVar[Direction] = "fwd"
-    page_size: ClassVar[int | None] = None
     fields_desc = RECORDS
 
     def do_dissect(self, data: bytes) -> bytes:
@@ -98,7 +97,7 @@ class Stream(Packet):
 
     def _records(self, data: bytes) -> Iterator[Packet]:
         at = 0
-        for start, stop, layer in _spans(self._events(data), data, self.page_size):
+        for start, stop, layer in _spans(*self._events(data), data):
             if start > at:
                 yield Raw(data[at:start])
             if stop > max(at, start):
@@ -111,14 +110,13 @@ class Stream(Packet):
         main = MainReader("main", queue, context, DeviceStateBudget())
         return main, main.run()
 
-    def _events(self, data: bytes) -> list[Event]:
+    def _events(self, data: bytes) -> tuple[list[Event], int]:
+        """The decoder's events, and the page size, 0 if it was not told."""
         queue, context = ByteQueue(), Context(want_contents=True)
-        if self.page_size is not None:
-            context.know_page_size(self.page_size, "given")
         decoder = DirectionDecoder("main", self.way, queue)
         decoder.parse(*self._reader(queue, context))
         chunk = Chunk(0, 0, self.way, data, len(data))
-        return [*decoder.feed(chunk), *decoder.close()]
+        return [*decoder.feed(chunk), *decoder.close()], context.page_size or 0
 
 
 class MigrationStream(Stream):
@@ -139,12 +137,16 @@ class ReturnPathStream(Stream):
 
 
 class MultifdStream(Stream):
-    """A multifd channel, of a guest with pages of 4 KiB: others are subclasses with another `page_size`."""
+    """A multifd channel. What its packets mean is told by the main channel: a subclass has that as `main`."""
 
     name = "MultifdStream"
-    page_size = 4096
+    main: ClassVar[bytes] = b""
 
     def _reader(self, queue: ByteQueue, context: Context) -> tuple[Reader, Steps]:
+        told = DirectionDecoder("main", "fwd", ByteQueue())
+        told.parse(*Stream._reader(self, told.queue, context))
+        for _ in told.feed(Chunk(0, 0, "fwd", self.main, len(self.main))):
+            pass
         reader = MultifdReader("multifd", queue, context)
         return reader, reader.run()
 
@@ -152,7 +154,7 @@ class MultifdStream(Stream):
 Span = tuple[int, int, Callable[[bytes], Packet]]
 
 
-def _spans(events: list[Event], data: bytes, page_size: int | None) -> list[Span]:
+def _spans(events: list[Event], page_size: int, data: bytes) -> list[Span]:
     """Where each record begins and ends, and what makes a layer of it."""
     spans: dict[int, Span] = {}
     ram: list[RamSection] = []
@@ -176,7 +178,7 @@ def _spans(events: list[Event], data: bytes, page_size: int | None) -> list[Span
             case MultifdPacket(method="device-state"):
                 spans[start] = start, stop, MultifdDeviceState
             case MultifdPacket():
-                spans[start] = start, stop, _with_offsets(page_size or 4096)
+                spans[start] = start, stop, _with_offsets(page_size)
             case RamBlocks():
                 spans[start] = start, stop, _block_list
             case RamPages():
