@@ -129,7 +129,7 @@ def to_postcopy(migration: Migration, where: str) -> None:
     migration.source.execute("migrate-start-postcopy")
 
 
-def _reaches(qemu: Qemu, status: str) -> None:
+def reaches(qemu: Qemu, status: str) -> None:
     def reached() -> bool:
         return bool(qemu.execute("query-migrate").get("status") == status)
 
@@ -141,11 +141,11 @@ def recover(migration: Migration, where: str) -> None:
     source, destination = migration.source, migration.destination
     source.execute("migrate-set-parameters", **{"max-postcopy-bandwidth": 200_000})
     to_postcopy(migration, where)
-    _reaches(source, "postcopy-active")
+    reaches(source, "postcopy-active")
     time.sleep(0.3)
     source.execute("migrate-pause")
-    _reaches(source, "postcopy-paused")
-    _reaches(destination, "postcopy-paused")
+    reaches(source, "postcopy-paused")
+    reaches(destination, "postcopy-paused")
     destination.execute("migrate-recover", uri=f"tcp:{migration.where}")
     source.execute("migrate-set-parameters", **{"max-postcopy-bandwidth": 0})
     source.execute("migrate", uri=f"tcp:{where}", resume=True)
