@@ -227,9 +227,8 @@ class Migration:
 
     def memory(self, side: str, start: int, size: int) -> bytes:
         """Guest-physical memory of "source" or "destination", which had better be stopped."""
-        qemu, folder = dict(
-            zip(("destination", "source"), zip(self._qemus, self._folders, strict=True), strict=True)
-        )[side]
+        number = ("destination", "source").index(side)
+        qemu, folder = self._qemus[number], self._folders[1 + number]  # the first is shared
         qemu.execute("pmemsave", val=start, size=size, filename=f"{folder.inside}/memory")
         saved = folder.path / "memory"
         contents = saved.read_bytes()

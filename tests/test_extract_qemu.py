@@ -4,7 +4,7 @@ The destination is started with -S: it loads the guest and does not run it, so t
 wire carried. In postcopy it has to run; there the source, which stopped before, is what all pages must equal.
 (Elsewhere the source may differ from the destination: TCG of some versions misses a write now and then.)
 
-Two of these run always. All, some minutes: MIGSNIFF_PROOFS=1 python -m pytest tests/test_extract_qemu.py
+Three of these run always. All, some minutes: MIGSNIFF_PROOFS=1 python -m pytest tests/test_extract_qemu.py
 """
 
 import os
@@ -36,6 +36,10 @@ def deltas(status: Status) -> bool:
     return bool(status.get("xbzrle-cache", {}).get("pages", 0) > 2000)
 
 
+def passes(status: Status) -> bool:
+    return bool(status.get("ram", {}).get("dirty-sync-count", 0) > 5)
+
+
 @dataclass(frozen=True)
 class Mode:
     """How to migrate. `until`: what QEMU has to say before the migration is let come to its end, or postcopy
@@ -56,11 +60,16 @@ MODES = {
     "plain": Mode(),
     "xbzrle": Mode(["xbzrle"], SLOW, deltas, ("normal", "zero", "xbzrle")),
     "compress": Mode(["compress"], kinds=("zero", "compressed")),
+    "multifd": Mode(["multifd"]),
+    "zlib": Mode(["multifd"], {"multifd-compression": "zlib"}),
+    "zstd": Mode(["multifd"], {"multifd-compression": "zstd"}),
+    "passes": Mode(["multifd"], {"multifd-channels": 4, **SLOW}, passes),
     "postcopy": Mode(["postcopy-ram"], SLOW, begun),
     "preempt": Mode(["postcopy-ram", "postcopy-preempt", "return-path"], SLOW, begun),
+    "both": Mode(["postcopy-ram", "multifd"], SLOW, begun),
 }
-ALWAYS = [("7.2", "xbzrle"), ("10.0", "preempt")]
-FIRST = {"preempt": "7.2"}
+ALWAYS = [("7.2", "xbzrle"), ("10.0", "zstd"), ("10.0", "preempt")]
+FIRST = {"preempt": "7.2", "both": "11.1"}
 LAST = {"compress": "7.2"}
 ALL = [
     (version, mode)

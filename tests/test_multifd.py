@@ -467,10 +467,14 @@ def test_contents(cut: Cut) -> None:
     ]
 
 
-def test_contents_of_a_method_without_an_inflater() -> None:
-    """Zero pages need none. What is counted is the same."""
+def test_contents_that_cannot_be_had() -> None:
+    """Zero pages need none; the others are told of without a kind."""
     packet = multifd_packet(0, normal=2, zero=1, flags=0x20, data=b"qatzip", page_size=BIG)
-    assert contents(two(*OPENED, (1, packet))) == [("multifd-0", "pc.ram", 2 * BIG | 2, b"")]
+    assert contents(two(*OPENED, (1, packet))) == [
+        ("multifd-0", "pc.ram", 0, b""),
+        ("multifd-0", "pc.ram", BIG, b""),
+        ("multifd-0", "pc.ram", 2 * BIG | 2, b""),
+    ]
 
 
 def test_contents_that_cannot_be_inflated(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -491,6 +495,8 @@ def test_contents_that_cannot_be_inflated(monkeypatch: pytest.MonkeyPatch) -> No
     stream = two(*OPENED, (1, packet * 3), (2, packet))
     assert [(channel, page) for channel, _, _, page in contents(stream)] == [
         ("multifd-0", b"z" * BIG),
+        ("multifd-0", b""),
+        ("multifd-0", b""),
         ("multifd-1", b"z" * BIG),
     ]
     events = decode(Session(contents=True), arrivals(stream))

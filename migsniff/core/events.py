@@ -189,7 +189,10 @@ class RamPages(Event, frozen=True, tag="ram-pages", kw_only=True):
 
     @property
     def xbzrle(self) -> "NDArray[bool_]":
-        """Which records hold a delta (core/contents.py); those of none of the three kinds are deflated."""
+        """Which records hold a delta (core/contents.py).
+
+        Those of none of these kinds are deflated, or without contents (`lengths`): they cannot be had.
+        """
         return (self.words & int(RamFlag.XBZRLE)).astype(bool)
 
 

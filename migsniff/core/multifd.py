@@ -289,10 +289,10 @@ class MultifdReader:
         if normal:
             data = memoryview(queue.data)[queue.pos : queue.pos + size]
             contents = yield from self._inflated(data, normal, number, method)
-        if contents is None:
-            addresses, normal = addresses[normal:], 0
         count = len(addresses)
         if count:
+            first = np.arange(count) < normal
+            there = first & (contents is not None)
             bodies = np.minimum(np.arange(count), normal) * page_size
             yield RamPages(
                 channel=self.channel,
@@ -303,10 +303,9 @@ class MultifdReader:
                 page_size=page_size,
                 iteration=context.memory.iteration,
                 round=context.multifd.syncs[self.channel],
-                words=addresses
-                | np.where(np.arange(count) < normal, np.uint64(RamFlag.PAGE), np.uint64(RamFlag.ZERO)),
+                words=addresses | there * np.uint64(RamFlag.PAGE) | ~first * np.uint64(RamFlag.ZERO),
                 bodies=bodies.astype(np.uint64),
-                lengths=np.where(np.arange(count) < normal, np.uint64(page_size), np.uint64(0)),
+                lengths=there * np.uint64(page_size),
                 data=memoryview(b"") if contents is None else contents,
             )
         queue.advance(size)
@@ -316,7 +315,7 @@ class MultifdReader:
     ) -> Generator[Event | None, None, memoryview | None]:
         """The normal pages of a packet; None if they cannot be had, which the first time is told."""
         if number not in self._inflaters:
-            self._inflaters[number] = None if method.open is None else method.open()
+            self._inflaters[number] = method.open()
         inflater = self._inflaters[number]
         if inflater is None:
             return None

@@ -10,6 +10,7 @@ from typing import Final, Protocol
 import msgspec
 
 from migsniff.core.events import Data
+from migsniff.core.inflaters import Qatzip, Qpl, Uadk, Zlib, Zstd
 from migsniff.core.registry import Registry
 
 
@@ -24,10 +25,10 @@ class Inflater(Protocol):
 
 
 class Method(msgspec.Struct, frozen=True):
-    """A method: its name, and what makes the inflater of a channel. None: its pages are only counted."""
+    """A method: its name, and what makes the inflater of a channel."""
 
     name: str
-    open: Callable[[], Inflater] | None = None
+    open: Callable[[], Inflater]
 
 
 class Plain:
@@ -42,8 +43,8 @@ METHODS: Final[Registry[int, Method]] = Registry("multifd method")
 """By their bits in a packet's flags."""
 NONE: Final = 0x00
 METHODS(NONE, source="migration/multifd-nocomp.c")(Method("none", Plain))
-METHODS(0x02, source="migration/multifd-zlib.c")(Method("zlib"))
-METHODS(0x04, source="migration/multifd-zstd.c")(Method("zstd"))
-METHODS(0x08, source="migration/multifd-qpl.c")(Method("qpl"))
-METHODS(0x10, source="migration/multifd-uadk.c")(Method("uadk"))
-METHODS(0x20, source="migration/multifd-qatzip.c")(Method("qatzip"))
+METHODS(0x02, source="migration/multifd-zlib.c")(Method("zlib", Zlib))
+METHODS(0x04, source="migration/multifd-zstd.c")(Method("zstd", Zstd))
+METHODS(0x08, source="migration/multifd-qpl.c")(Method("qpl", Qpl))
+METHODS(0x10, source="migration/multifd-uadk.c")(Method("uadk", Uadk))
+METHODS(0x20, source="migration/multifd-qatzip.c")(Method("qatzip", Qatzip))

@@ -250,6 +250,9 @@ class RamFiles:
         edited = self._edited.setdefault(block, {})
         for address, at, length, delta, state in records:
             try:
+                if not length and not delta:
+                    self.states.mark_broken(block, address // size)
+                    continue
                 if not delta:
                     page = inflate_page(data[at : at + length], size)
                     self._write(block, np.array([address], np.uint64), [page], size)
