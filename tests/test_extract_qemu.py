@@ -36,7 +36,11 @@ def deltas(status: Status) -> bool:
     return bool(status.get("xbzrle-cache", {}).get("pages", 0) > 2000)
 
 
-def passes(status: Status) -> bool:
+def twice(status: Status) -> bool:
+    return bool(status.get("ram", {}).get("dirty-sync-count", 0) > 2)
+
+
+def often(status: Status) -> bool:
     return bool(status.get("ram", {}).get("dirty-sync-count", 0) > 5)
 
 
@@ -47,7 +51,7 @@ class Mode:
 
     caps: Sequence[str] = ()
     params: Mapping[str, int | str] = field(default_factory=dict)
-    until: Callable[[Status], bool] | None = None
+    until: Callable[[Status], bool] = twice
     kinds: Sequence[str] = ("normal", "zero")
 
     @property
@@ -63,7 +67,7 @@ MODES = {
     "multifd": Mode(["multifd"]),
     "zlib": Mode(["multifd"], {"multifd-compression": "zlib"}),
     "zstd": Mode(["multifd"], {"multifd-compression": "zstd"}),
-    "passes": Mode(["multifd"], {"multifd-channels": 4, **SLOW}, passes),
+    "passes": Mode(["multifd"], {"multifd-channels": 4, **SLOW}, often),
     "postcopy": Mode(["postcopy-ram"], SLOW, begun),
     "preempt": Mode(["postcopy-ram", "postcopy-preempt", "return-path"], SLOW, begun),
     "both": Mode(["postcopy-ram", "multifd"], SLOW, begun),
@@ -96,14 +100,12 @@ def migrate(migration: Migration, mode: Mode, where: str) -> None:
         return now.get("status") in ENDED
 
     migration.start(f"tcp:{where}")
-    if mode.until is not None:
-        until = mode.until
-        assert poll(lambda: ended(source) or until(now), 30)
-        assert not mode.postcopy or now["status"] == "active"
-        if mode.postcopy:
-            source.execute("migrate-start-postcopy")
-        else:
-            source.execute("migrate-set-parameters", **{"downtime-limit": 100_000})
+    assert poll(lambda: ended(source) or mode.until(now), 30)
+    assert not mode.postcopy or now["status"] == "active"
+    if mode.postcopy:
+        source.execute("migrate-start-postcopy")
+    else:
+        source.execute("migrate-set-parameters", **{"downtime-limit": 100_000})
     for side in (source, destination):
         assert poll(partial(ended, side), 60), now
         assert now["status"] == "completed", now
