@@ -15,6 +15,7 @@ from tests.streams import (
     advise,
     block_list,
     capabilities,
+    colo,
     command,
     compressed,
     configuration,
@@ -293,7 +294,19 @@ STREAMS: dict[str, Stream] = {
         EOF,
     ),
     "unknown commands": precopy(SMALL_HEAD, command(77), passes(), command(1234, b"what"), EOF),
-    "colo": precopy(SMALL_HEAD, command(Command.ENABLE_COLO), passes(), TIMER.item(), EOF, b"\0\0\0\1"),
+    "colo": Stream(
+        (
+            (*MAIN, SMALL_HEAD + command(Command.ENABLE_COLO) + passes() + states() + EOF),
+            (*MAIN, described(page_size=SMALL)),
+            (*BACK, colo(0)),
+            (*MAIN, colo(1)),
+            (*BACK, colo(2)),
+            (*MAIN, colo(3) + ram_end(page(SMALL)) + EOF),
+            (*MAIN, colo(4, len(states() + EOF)) + states() + EOF),
+            (*BACK, colo(5) + colo(6)),
+            (*MAIN, colo(1)),
+        )
+    ),
     "bytes behind the description": precopy(
         SMALL_HEAD, passes(), EOF, described((), page_size=SMALL), b"and so on"
     ),

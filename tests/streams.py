@@ -191,6 +191,11 @@ def message(number: int, payload: bytes = b"") -> bytes:
     return struct.pack(">HH", number, len(payload)) + payload
 
 
+def colo(number: int, *length: int) -> bytes:
+    """A message of COLO, either way; the length of the state behind VMSTATE_SIZE."""
+    return struct.pack(f">I{len(length)}Q", number, *length)
+
+
 def pong(value: int) -> bytes:
     return message(ReturnPathType.PONG, struct.pack(">I", value))
 

@@ -44,6 +44,7 @@ LAYERS = (
     ("blocklist", "configuration"),
     ("ram",),
     ("stream", "multifd", "returnpath"),
+    ("colo",),
     ("channel", "verdict"),
     ("session",),
 )

@@ -6,6 +6,7 @@ import pytest
 
 from migsniff.core.events import (
     ChannelFound,
+    ColoMessage,
     CommandSent,
     Configuration,
     DescriptionFound,
@@ -357,6 +358,7 @@ def test_where_a_stream_ends(name: str, step: int) -> None:
 # ---------------------------------------------------------------- every byte belongs to one event
 
 COVERING = (
+    ColoMessage,
     Header,
     Configuration,
     RamSection,

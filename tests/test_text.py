@@ -11,6 +11,7 @@ from migsniff.core import events
 from migsniff.core.events import (
     BlockPages,
     ChannelFound,
+    ColoMessage,
     CommandSent,
     Configuration,
     DescriptionFound,
@@ -199,6 +200,8 @@ LINES: list[tuple[Event, str, str, str]] = [
         "pass=2 zero=3, in no whole section",
     ),
     (Package(**AT, length=13455), "package", "-", "13455 bytes"),
+    (ColoMessage(**AT, message=1, name="X", checkpoint=2), "colo", "-", "X checkpoint=2"),
+    (ColoMessage(**AT, message=4, name="X", checkpoint=2, length=7), "colo", "-", "X checkpoint=2 length=7"),
     (
         DirtySync(**AT, iteration=4, counts=PageCounts(normal=10, zero=1, bytes=40_000), final=True),
         "sync",

@@ -40,6 +40,8 @@ class Context:
     package_pings: set[int] = field(default_factory=set)
     """The pings in the package that were not answered yet: 3 stands behind its devices."""
     colo: bool = False
+    checkpoint: int = 0
+    """The checkpoint of COLO that is on its way, from 1."""
     want_contents: bool = False
     want_fields: bool = False
     assumed: Assumed | None = None

@@ -46,6 +46,7 @@ PROBLEMS: Final[dict[str, str]] = {
     "zero-fill": "zero page filled with {found:#04x}: QEMU always sends 0",
     "command": "unknown command {command}",
     "command-length": "command {name} with {length} bytes, not {expected}",
+    "colo-message": "unknown message of COLO in this direction: {found}",
     "return-path-type": "unknown return path message {found}",
     "return-path-length": "return path message {name} with {length} bytes, not {expected}",
     "page-request": "the destination asks for {length} bytes at {start:#x} of block {name!r}: {why}",

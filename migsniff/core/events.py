@@ -350,6 +350,18 @@ class Package(Event, frozen=True, tag="package", kw_only=True):
     length: int
 
 
+class ColoMessage(Event, frozen=True, tag="colo", kw_only=True):
+    """A message of COLO, either way: `checkpoint` counts from 1; 0 before the first was asked for.
+
+    `length`: bytes of device state that follow a VMSTATE_SIZE.
+    """
+
+    message: int
+    name: str
+    checkpoint: int
+    length: int | None = None
+
+
 class DirtySync(Event, frozen=True, tag="dirty-sync", kw_only=True):
     """A pass over guest memory ended: at `offset` the next one begins, or RAM ends.
 

@@ -10,13 +10,25 @@ import numpy as np
 from migsniff.core.bytequeue import ByteQueue, Steps
 from migsniff.core.context import Context
 from migsniff.core.errors import StreamProblem
-from migsniff.core.events import Event, Finding, ReturnPathMessage
+from migsniff.core.events import ColoMessage, Event, Finding, ReturnPathMessage
 from migsniff.core.faults import Request
 from migsniff.core.messages import RETURN_PATH, Arguments
 from migsniff.core.pages import GuestBlock
-from migsniff.core.wire import MAX_RECV_BITMAP, MAX_RETURN_PATH_MESSAGE, RECV_BITMAP_END, ReturnPathType
+from migsniff.core.wire import (
+    MAX_RECV_BITMAP,
+    MAX_RETURN_PATH_MESSAGE,
+    RECV_BITMAP_END,
+    ColoMessageType,
+    ReturnPathType,
+)
 
 REQUESTS = (ReturnPathType.REQ_PAGES, ReturnPathType.REQ_PAGES_ID)
+COLO_REPLIES = (
+    ColoMessageType.CHECKPOINT_READY,
+    ColoMessageType.CHECKPOINT_REPLY,
+    ColoMessageType.VMSTATE_RECEIVED,
+    ColoMessageType.VMSTATE_LOADED,
+)
 PIECE = 1 << 16  # bytes of a received bitmap that are looked at together
 
 
@@ -29,6 +41,7 @@ class ReturnPathReader:
         self.context = context
         self.where = "between messages"
         self.shut: int | None = None
+        self.loaded = 0  # checkpoints of COLO
         self._block: str | None = None  # that a REQ_PAGES goes on in
 
     def run(self) -> Steps:
@@ -40,6 +53,9 @@ class ReturnPathReader:
             yield from queue.wait(4)
             number = yield from queue.u16()
             length = yield from queue.u16()
+            if number == 0 and self.context.colo:
+                yield self._colo(start, length)
+                continue
             entry = RETURN_PATH.get(number)
             if entry is None:
                 raise StreamProblem("return-path-type", found=number)
@@ -68,6 +84,22 @@ class ReturnPathReader:
                 yield finding
             if number in REQUESTS:
                 yield from self._request(start, arguments)
+
+    def _colo(self, start: int, number: int) -> ColoMessage:
+        """COLO's messages have no length, and are numbers of 32 bits: no message of the return path is 0."""
+        if number not in COLO_REPLIES:
+            raise StreamProblem("colo-message", found=number)
+        if number == ColoMessageType.VMSTATE_LOADED:
+            self.loaded += 1
+        return ColoMessage(
+            channel=self.channel,
+            direction="rev",
+            offset=start,
+            size=4,
+            message=number,
+            name=ColoMessageType(number).name,
+            checkpoint=self.context.checkpoint,
+        )
 
     def _note(self, number: int, arguments: Arguments) -> None:
         """Keep what is asked for later."""

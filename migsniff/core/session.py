@@ -7,6 +7,7 @@ import numpy as np
 
 from migsniff.core.bytequeue import ByteQueue
 from migsniff.core.channel import CLASSIFY, DirectionDecoder, PreemptReader, classify
+from migsniff.core.colo import read_stream
 from migsniff.core.context import Context
 from migsniff.core.devices import DeviceStateBudget
 from migsniff.core.errors import StreamProblem, problem_text
@@ -247,7 +248,7 @@ class Session:
             )
         if role in ("main", "resumed"):
             main = connection.main = MainReader(name, queue, self.context, self.budget)
-            steps = main.run() if role == "main" else main.resume()
+            steps = read_stream(main) if role == "main" else main.resume()
             decoder.parse(main, steps, main.ram.leftover)
             if "rev" not in connection.decoders:
                 back = connection.return_path = ReturnPathReader(name, connection.queues["rev"], self.context)

@@ -63,6 +63,8 @@ class MainReader:
         self.item = "the header"
         self.finished = False  # EOF has been read: nothing is missing if the stream ends now
         self.described = False
+        self.description: Description | None = None  # kept for the checkpoints of COLO
+        self.checkpoints: int | None = None  # how many of COLO were sent; None: it did not get there
         self.at_footer = False
         self.resumed = False  # this connection goes on with what another one began
         self.in_package = False
@@ -91,7 +93,7 @@ class MainReader:
         yield from self._header()
         self.item = "the configuration"
         yield from read_configuration(self.channel, self.queue, self.context)
-        yield from self._items(None)
+        yield from self.items(None)
         yield from self._description()
 
     def resume(self) -> Steps:
@@ -99,7 +101,7 @@ class MainReader:
         self.resumed = self.switched = True
         self.context.postcopy = self.context.return_path = True  # also if what was before was not seen
         self.context.memory.begin_postcopy()
-        yield from self._items(None)
+        yield from self.items(None)
         yield from self._description()
 
     # ------------------------------------------------------------ header
@@ -117,7 +119,7 @@ class MainReader:
 
     # ------------------------------------------------------------ items
 
-    def _items(self, limit: int | None) -> Steps:
+    def items(self, limit: int | None) -> Steps:
         """Items up to the EOF, or up to wire offset `limit`, where a package ends.
 
         What is missing between devices ends nothing: behind the hole the next section is looked for. Nowhere
@@ -409,7 +411,7 @@ class MainReader:
                 raise StreamProblem("package-depth")
             self.switched = self.in_package = True
             yield Package(channel=self.channel, direction="fwd", offset=queue.at, size=0, length=length)
-            yield from self._items(queue.at + length)
+            yield from self.items(queue.at + length)
             self.in_package = False
 
     # ------------------------------------------------------------ description
@@ -454,6 +456,7 @@ class MainReader:
             yield self._finding(start, "page-size-described", found=description.page_size, used=used)
         yield from self.devices.describe(description)
         self.devices.release()
+        self.description = description if self.context.colo else None
 
     # ------------------------------------------------------------ what is wrong
 

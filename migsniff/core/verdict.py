@@ -64,6 +64,8 @@ def judge(connections: Sequence["Connection"], looks_like: Callable[[bytes], str
     if main.main.finished and decoder.steps is None:
         return _finished(main, first, shut, ending, offset)
     place = f"at offset {offset} of {main.name}, {located(decoder.where)}"
+    if main.main.checkpoints is not None:
+        return True, "completed", f"{_checkpoints(main)}; the stream ends {place}; {ending}", offset
     if first is None:
         return False, "truncated", f"the stream ends {place}", offset
     if first.how == "refused":
@@ -151,6 +153,15 @@ def _finished(
     if not spoke:
         return True, "completed", f"{sent}; what the destination said on the return path was not seen", offset
     return False, "failed", f"{sent}, but the destination never confirmed it; {ending}", offset
+
+
+def _checkpoints(main: "Connection") -> str:
+    """What COLO did: it has no end of its own, one side takes over when the other is gone."""
+    assert main.main is not None
+    loaded = main.return_path.loaded if main.return_path else 0
+    return (
+        f"the whole stream was sent, then checkpoints of COLO: {main.main.checkpoints} sent, {loaded} loaded"
+    )
 
 
 def _early(main: "Connection") -> bool:

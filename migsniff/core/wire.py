@@ -253,6 +253,7 @@ MAX_MULTIFD_WAIT: Final = 4 << 20  # bytes of a multifd channel that wait for th
 MAX_MULTIFD_WAIT_ALL: Final = 64 << 20  # and of all of them together
 MAX_MULTIFD_DEVICE_STATE: Final = 1 << 30  # in one packet; vfio's are a MiB
 MAX_MAPPED_RAM_BITMAP: Final = 64 << 20  # of one block, held while its pages are read
+MAX_COLO_STATE: Final = 1 << 32  # of a checkpoint, read section by section
 MAX_RECV_BITMAP: Final = 1 << 32  # counted as it comes, never held
 MAX_PAGE_REQUESTS: Final = 1 << 16  # of a postcopy destination, waiting for their pages
 PAGE_STATE_SEGMENT: Final = 1 << 16  # pages whose state is made together
@@ -260,3 +261,15 @@ MAX_PAGE_STATE_SLACK: Final = 64 << 20  # bytes of page state beside one for eac
 PAGE_SIZE_RECORDS: Final = 8  # page records that are tried to find the page size
 PAGE_SIZE_LOOKAHEAD: Final = 2 * 65536 + 1024
 MAX_ITEM_HEADER: Final = 5 + 14 + 255  # footer, and the longest header of a section behind it
+
+
+class ColoMessageType(IntEnum):
+    """What the two sides of COLO say to each other (COLO_MESSAGE_* in qapi/migration.json)."""
+
+    CHECKPOINT_READY = 0
+    CHECKPOINT_REQUEST = 1
+    CHECKPOINT_REPLY = 2
+    VMSTATE_SEND = 3
+    VMSTATE_SIZE = 4
+    VMSTATE_RECEIVED = 5
+    VMSTATE_LOADED = 6

@@ -15,6 +15,7 @@ from migsniff.core.events import (
     Argument,
     BlockPages,
     ChannelFound,
+    ColoMessage,
     CommandSent,
     Configuration,
     DescriptionFound,
@@ -205,6 +206,9 @@ def _describe(past: _Past, time: int, event: Event, taken: int | None) -> Line:
             return "command", "-", _message(event.name, event.arguments)
         case ReturnPathMessage():
             return "reply", "-", _message(event.name, event.arguments)
+        case ColoMessage():
+            length = "" if event.length is None else f" length={event.length}"
+            return "colo", "-", f"{name(event.name)} checkpoint={event.checkpoint}{length}"
         case PageFault():
             return "fault", "-", _fault(event, taken)
         case LoosePages():
