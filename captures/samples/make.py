@@ -111,6 +111,16 @@ RECIPES: dict[str, Recipe] = {
         {**WORKLOAD, "caps": ["postcopy-ram"], "params": SLOW},
         meanwhile=_later(0.3, "migrate-start-postcopy"),
     ),
+    # pages that the guest asks for come on a channel of their own
+    "x86-100-preempt": Recipe(
+        "10.0",
+        {
+            **WORKLOAD,
+            "caps": ["postcopy-ram", "postcopy-preempt"],
+            "params": {**SLOW, "max-postcopy-bandwidth": 10_000_000},
+        },
+        meanwhile=_later(0.3, "migrate-start-postcopy"),
+    ),
     "x86-100-multifd": Recipe("10.0", {**WORKLOAD, "caps": ["multifd"]}),
     "x86-72-cancelled": Recipe(
         "7.2", {**WORKLOAD, "params": SLOW}, status="cancelled", meanwhile=_later(0.3, "migrate_cancel")
