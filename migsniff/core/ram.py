@@ -276,7 +276,13 @@ class RamReader:
                 if word & PAGE:
                     queue.omitted.append((behind + at, behind + at + page_size))
             return
-        headers, bodies = layout(np.frombuffer(words, np.uint64), lengths, page_size)
+        batch = np.frombuffer(words, np.uint64)
+        if not lengths and queue.kept == "all":
+            flags = np.frombuffer(flags_at, np.uint64)[: len(words)][(batch & np.uint64(PAGE)) != 0]
+            begins = flags + np.uint64(queue.at - queue.pos + 1)
+            queue.omitted.append(np.stack((begins, begins + np.uint64(page_size)), axis=1))
+            return
+        headers, bodies = layout(batch, lengths, page_size)
         stops = np.cumsum(headers + bodies) + np.uint64(queue.at)
         queue.omitted.append(np.stack((stops - bodies, stops), axis=1)[bodies != 0])
 

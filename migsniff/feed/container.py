@@ -30,8 +30,8 @@ DIRECTIONS: Final[tuple[Direction, Direction]] = ("fwd", "rev")
 MAX_STORED: Final = 1 << 20  # bytes of one block: what a reader must hold at once
 MAX_OFFSET: Final = (1 << 63) - 1
 
-FEW_SPANS: Final = 64  # below it, slicing in Python is faster than numpy's dozens of calls
-MANY_SPANS: Final = 400  # as FEW_SPANS, if the spans have to be made an array first
+MANY_SPANS: Final = 400  # below it, slicing in Python is faster than numpy's dozens of calls
+FEW_LENGTHS: Final = 8  # more different lengths than this among MANY_SPANS are as well sliced in Python
 SHORT_PIECE: Final = 64  # longer pieces are copied one by one
 
 
@@ -118,14 +118,11 @@ def gather(data: Data, base: int, omitted: "Spans") -> bytes:
     view = memoryview(data)
     if len(omitted) and (omitted[0][0] < base or omitted[-1][1] > base + len(view)):
         omitted = within(omitted, base, base + len(view))
-    if isinstance(omitted, np.ndarray):
-        if len(omitted) < FEW_SPANS:
-            return _gather_few(view, base, omitted.tolist())
-        return _gather_many(view, omitted.astype(np.int64) - base)
     if len(omitted) < MANY_SPANS:
         return _gather_few(view, base, omitted)
-    spans = np.fromiter(chain.from_iterable(omitted), np.int64, 2 * len(omitted))
-    return _gather_many(view, spans.reshape(-1, 2) - base)
+    if not isinstance(omitted, np.ndarray):
+        omitted = np.fromiter(chain.from_iterable(omitted), np.uint64, 2 * len(omitted)).reshape(-1, 2)
+    return _gather_many(view, omitted.astype(np.int64) - base)
 
 
 def within(omitted: "Spans", first: int, end: int) -> list[tuple[int, int]]:
@@ -134,43 +131,45 @@ def within(omitted: "Spans", first: int, end: int) -> list[tuple[int, int]]:
     return [(max(start, first), min(stop, end)) for start, stop in spans if stop > first and start < end]
 
 
-def _gather_few(data: memoryview, base: int, omitted: Sequence[tuple[int, int]]) -> bytes:
-    pieces = []
-    at = 0
-    for start, stop in omitted:
-        pieces.append(data[at : start - base])
-        at = stop - base
-    pieces.append(data[at:])
-    return b"".join(pieces)
+def _gather_few(data: memoryview, base: int, omitted: "Spans") -> bytes:
+    if isinstance(omitted, np.ndarray):
+        starts, stops = omitted[:, 0].tolist(), omitted[:, 1].tolist()
+    else:
+        starts, stops = [start for start, _ in omitted], [stop for _, stop in omitted]
+    starts.append(base + len(data))
+    return b"".join(
+        [data[at - base : start - base] for at, start in zip([base, *stops], starts, strict=True)]
+    )
 
 
 def _gather_many(data: memoryview, spans: "NDArray[np.int64]") -> bytes:
-    """Page records leave many short pieces (8 bytes of a page's header, 11 of an XBZRLE record).
+    """Page records leave many pieces of few lengths (8 bytes of a page's header, 11 of an XBZRLE record).
 
-    Those are copied at once, byte by byte through an index; long ones one by one.
+    All pieces of one length are copied at once.
     """
     begins = np.zeros(len(spans) + 1, np.int64)
     begins[1:] = spans[:, 1]
     lengths = np.full(len(spans) + 1, len(data), np.int64)
     lengths[:-1] = spans[:, 0]
     lengths -= begins
-    targets = lengths.cumsum()
-    total = int(targets[-1])
-    targets -= lengths
-    long = (lengths > SHORT_PIECE).nonzero()[0].tolist()
-    short = lengths
-    if long:
-        short = lengths.copy()
-        short[long] = 0
-    positions = np.arange(int(short.sum()))
-    if long:
-        positions += np.repeat(targets - (short.cumsum() - short), short)
-    source = positions + np.repeat(begins - targets, short)
+    ends = lengths.cumsum()
+    targets = ends - lengths
+    total = int(ends[-1])
     kept = bytearray(total)
-    target = np.frombuffer(kept, np.uint8)
-    target[positions] = np.frombuffer(data, np.uint8)[source]
-    view = memoryview(kept)
-    for index in long:
-        begin, length, at = int(begins[index]), int(lengths[index]), int(targets[index])
-        view[at : at + length] = data[begin : begin + length]
+    counts = np.bincount(np.minimum(lengths, SHORT_PIECE + 1), minlength=SHORT_PIECE + 2)
+    short = counts[1:-1].nonzero()[0] + 1
+    if len(short) * MANY_SPANS > len(lengths) * FEW_LENGTHS:
+        return _gather_few(data, 0, spans.astype(np.uint64))
+    for length in short.tolist():
+        which = lengths == length
+        # every position as an element of `length` bytes: one indexed copy moves all pieces of this length
+        record = np.dtype((np.void, length))
+        source = np.ndarray((len(data) - length + 1,), record, data, strides=(1,))
+        target = np.ndarray((total - length + 1,), record, kept, strides=(1,))
+        target[targets[which]] = source[begins[which]]
+    if counts[-1]:
+        view = memoryview(kept)
+        for index in (lengths > SHORT_PIECE).nonzero()[0].tolist():
+            begin, length, at = int(begins[index]), int(lengths[index]), int(targets[index])
+            view[at : at + length] = data[begin : begin + length]
     return bytes(kept)
