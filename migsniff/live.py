@@ -9,7 +9,7 @@ import asyncio
 import itertools
 import time
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Hashable
 from datetime import UTC, datetime
 from secrets import token_hex
 from typing import Final
@@ -20,10 +20,12 @@ from migsniff.core.errors import problem_text
 from migsniff.core.events import Arrival, Chunk, Direction, Ended, EndKind, Learned, Opened, Party
 from migsniff.feed.capture import CaptureWriter
 from migsniff.feed.connection import LegName
+from migsniff.feed.grouping import ENOUGH, Group, Opening, group_of, opening_of
 from migsniff.pipeline import Pipeline
 
 TURN: Final = 0.001  # seconds of this thread's own time for decoding before the loop may forward again
 MAX_BEHIND: Final = 64 << 20  # bytes that wait for decoding before it is given up
+MAX_PAUSED: Final = 8  # migrations whose verdict waits for their postcopy to be resumed
 
 
 class Note(msgspec.Struct, frozen=True):
@@ -52,7 +54,6 @@ class LiveMigration:
         self.failed: str | None = None  # why nothing is decoded any more
         self._dead = False  # not even counting works
         self.open = 0  # directions that have not ended
-        self.ever_open = False
         self.connections = itertools.count()
         self._say = say
         self._done = done
@@ -64,6 +65,8 @@ class LiveMigration:
         self._running: Generator[None, None, None] | None = None
         self._scheduled = False
         self._finished = False
+        self._closing = False
+        self.paused = False  # broken off in postcopy: it may be resumed over new connections
 
     @property
     def migration(self) -> str:
@@ -78,8 +81,15 @@ class LiveMigration:
     def close(self) -> None:
         """End it now, with all that waits, whether its connections have ended or not."""
         self.open = 0
+        self.paused = False
+        self._closing = True
         while self._running is not None or self._next():
             self._guarded(float("inf"))
+
+    @property
+    def finished(self) -> bool:
+        """Whether its verdict has been given, or is being given."""
+        return self._finished
 
     def now(self) -> int:
         """Microseconds since the migration began."""
@@ -117,7 +127,7 @@ class LiveMigration:
             self._guarded(deadline)
             if time.thread_time() > deadline:
                 break
-        ending = not self.open and not self._finished
+        ending = not self.open and not self._finished and not self.paused
         if (self._busy or ending) and not self._scheduled:
             self._scheduled = True
             asyncio.get_running_loop().call_soon(self._turn)
@@ -147,11 +157,20 @@ class LiveMigration:
             if isinstance(arrival, Chunk):
                 self._behind -= len(arrival.data)
             self._running = self._take(arrival)
-        elif not self.open and not self._finished:
+        elif self.open or self._finished or self.paused or self._pauses():
+            return False
+        else:
             self._finished = True
             self._running = self._finish()
-        else:
+        return True
+
+    def _pauses(self) -> bool:
+        """All connections have ended. In postcopy the verdict waits: the guest does, too."""
+        if self._closing or self.failed is not None or not self.pipeline.session.resumable:
             return False
+        self.paused = True
+        where = self.pipeline.session.where()
+        self._say(f"{self.migration}: postcopy is paused at {where}; it waits to be resumed")
         return True
 
     # ------------------------------------------------------------ what there is to do
@@ -234,28 +253,54 @@ class LiveMigration:
 
 
 class MigrationTap:
-    """What the relay tells of one connection becomes arrivals of the migration that it belongs to."""
+    """What the relay tells of one connection becomes arrivals of the migration that it belongs to.
 
-    def __init__(self, join: Callable[[], LiveMigration], source: str, destination: str) -> None:
+    That is found from its first bytes, ENOUGH of them at most, which wait here.
+    """
+
+    def __init__(
+        self,
+        join: Callable[[str, bytes, bool], LiveMigration | None],
+        source: str,
+        destination: str,
+    ) -> None:
         self._join = join
         self._source = source
         self._destination = destination
         self._live: LiveMigration | None = None
+        self._head = b""
         self._connection = 0
         self._at: dict[Direction, int] = {"fwd": 0, "rev": 0}
 
     def opened(self) -> None:
-        """The first byte has come: the connection is part of a migration."""
-        live = self._live = self._join()
-        live.open += 2
-        self._connection = next(live.connections)
-        live.arrive(Opened(live.now(), self._connection, self._source, self._destination))
+        """The first byte has come."""
 
     def data(self, direction: Direction, view: memoryview) -> None:
         """Bytes that have been forwarded."""
-        if (live := self._live) is not None:
-            self._at[direction] += len(view)
-            live.arrive(Chunk(live.now(), self._connection, direction, view, self._at[direction]))
+        if (live := self._live) is None:
+            if direction == "fwd":
+                self._decide(self._head + view[:ENOUGH], final=False)
+            else:
+                self._decide(self._head, final=True)
+            if (live := self._live) is None:
+                self._head += view
+                return
+            if self._head:
+                self._arrived(live, "fwd", memoryview(self._head))
+        self._arrived(live, direction, view)
+
+    def _arrived(self, live: LiveMigration, direction: Direction, view: memoryview) -> None:
+        self._at[direction] += len(view)
+        live.arrive(Chunk(live.now(), self._connection, direction, view, self._at[direction]))
+
+    def _decide(self, head: bytes, *, final: bool) -> None:
+        """Become part of a migration, if it takes no more bytes to know of which."""
+        live = self._live = self._join(self._source, head, final)
+        if live is not None:
+            live.open += 2
+            live.paused = False
+            self._connection = next(live.connections)
+            live.arrive(Opened(live.now(), self._connection, self._source, self._destination))
 
     def paused(self, direction: Direction, paused: bool) -> None:
         """One side does not take the bytes as fast as the other sends them, or does again."""
@@ -267,6 +312,10 @@ class MigrationTap:
 
     def ended(self, direction: Direction, how: EndKind, by: Party, error: str | None) -> None:
         """One direction has ended."""
+        if self._live is None:
+            self._decide(self._head, final=True)
+            if self._live is not None and self._head:
+                self._arrived(self._live, "fwd", memoryview(self._head))
         if (live := self._live) is not None:
             live.open -= 1
             live.arrive(Ended(live.now(), self._connection, direction, how, by, error))
@@ -277,28 +326,42 @@ class MigrationTap:
 
 
 class Migrations:
-    """The migrations that pass through one pair of endpoints, one after the other.
-
-    A connection that begins while a migration runs belongs to it; the next one begins when all have ended.
-    """
+    """The migrations that pass, through all pairs of endpoints; feed.grouping tells connections apart."""
 
     def __init__(self, start: Callable[[str, datetime, str, str], LiveMigration]) -> None:
         self._start = start
-        self.running: LiveMigration | None = None
+        self._groups: list[Group[LiveMigration]] = []
 
-    def tap(self, source: str, destination: str) -> MigrationTap:
-        """A tap for a new connection."""
-        return MigrationTap(lambda: self._join(source, destination), source, destination)
+    def tap(self, source: str, destination: str, pair: Hashable = None) -> MigrationTap:
+        """A tap for a new connection through `pair`."""
 
-    def _join(self, source: str, destination: str) -> LiveMigration:
-        live = self.running
-        if live is None or (not live.open and live.ever_open):
-            now = datetime.now(UTC)
-            live = self.running = self._start(
-                f"{now:%Y%m%dT%H%M%SZ}-{token_hex(2)}", now, source, destination
-            )
-        live.ever_open = True
-        return live
+        def join(source: str, head: bytes, final: bool) -> LiveMigration | None:
+            opening = opening_of(head, pair, source, final=final)
+            return None if opening is None else self._join(opening, source, destination)
+
+        return MigrationTap(join, source, destination)
+
+    def _join(self, opening: Opening, source: str, destination: str) -> LiveMigration:
+        for group in self._groups:
+            live = group.migration
+            group.open = live.open > 0
+            group.postcopy = not live.finished and live.pipeline.session.resumable
+        self._groups = [group for group in self._groups if group.open or group.postcopy]
+        group = group_of(opening, self._groups) or self._begin(opening, source, destination)
+        group.enter(opening)
+        return group.migration
+
+    def _begin(self, opening: Opening, source: str, destination: str) -> Group[LiveMigration]:
+        """A new migration. One that is paused on this pair will not be resumed, and few others are kept."""
+        paused = [group.migration for group in self._groups if group.migration.paused]
+        here = [g.migration for g in self._groups if g.pair == opening.pair and opening.kind == "main"]
+        for live in (*paused[:-MAX_PAUSED], *(live for live in here if live.paused)):
+            live.close()
+        now = datetime.now(UTC)
+        live = self._start(f"{now:%Y%m%dT%H%M%SZ}-{token_hex(2)}", now, source, destination)
+        group = Group(live, opening.pair)
+        self._groups.append(group)
+        return group
 
 
 def _owned(chunk: Chunk) -> Chunk:

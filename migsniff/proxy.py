@@ -72,6 +72,7 @@ class Proxy:
         self.view: LiveView | None = None
         self._log_options = log_options
         self._messages = Output(2, flush_each=True)
+        self._migrations = Migrations(self._begin)
         self._captures: list[CaptureWriter] = []
         self._budget = DeviceStateBudget()
         self._ended = asyncio.Event()
@@ -84,8 +85,8 @@ class Proxy:
             loop.add_signal_handler(number, self._signal)
         loop.add_signal_handler(signal.SIGUSR1, self._status)
         try:
-            for listen, forward in pairs:
-                await self._listen(listen, forward, networks)
+            for pair, (listen, forward) in enumerate(pairs):
+                await self._listen(pair, listen, forward, networks)
             self._show()
             await self._ended.wait()
         finally:
@@ -96,12 +97,15 @@ class Proxy:
 
     # ------------------------------------------------------------ starting
 
-    async def _listen(self, listen: Endpoint, forward: Endpoint, networks: Sequence[Network]) -> None:
-        migrations = Migrations(self._begin)
+    async def _listen(
+        self, pair: int, listen: Endpoint, forward: Endpoint, networks: Sequence[Network]
+    ) -> None:
         relay = Relay(
             listen,
             forward,
-            (lambda source, destination: None) if self.options.no_decode else migrations.tap,
+            lambda source, destination: (
+                None if self.options.no_decode else self._migrations.tap(source, destination, pair)
+            ),
             allow=networks,
             report=self.say,
         )
@@ -187,6 +191,8 @@ class Proxy:
             self._signalled = now
             for relay in self.relays:
                 relay.stop_accepting(self._has_running)
+            for live in [live for live in self.running.values() if live.paused]:
+                live.close()  # nothing is accepted any more by which it could be resumed
             if not self._has_running():
                 self._ended.set()
             else:
@@ -198,7 +204,8 @@ class Proxy:
         """SIGUSR1: a line about each running migration."""
         for live in self.running.values():
             line = status_line(self.stats.by_migration[live.migration])
-            state = live.failed or f"decoding at {live.pipeline.session.where()}"
+            doing = "postcopy is paused at" if live.paused else "decoding at"
+            state = live.failed or f"{doing} {live.pipeline.session.where()}"
             saving = (
                 ""
                 if live.capture is None

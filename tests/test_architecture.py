@@ -77,8 +77,14 @@ PURE = {
     "uuid",
     "zlib",
 }
-SEEN_OUTSIDE = {"migsniff.core.events", "migsniff.core.errors", "migsniff.core.contents"}
-"""What feed and show may import from core: the last for what only the page before gives a meaning to."""
+SEEN_OUTSIDE = {
+    "migsniff.core.events",
+    "migsniff.core.errors",
+    "migsniff.core.contents",
+    "migsniff.core.wire",
+}
+"""What feed and show may import from core: contents for what only the page before gives a meaning to, wire
+for the first bytes by which connections are told apart."""
 
 
 @cache

@@ -31,12 +31,14 @@ class Collected:
 
     def __init__(self, fails_at: int = -1) -> None:
         self.records: list[tuple[int, Event]] = []
+        self.by_migration: dict[str, list[Event]] = {}
         self._fails_at = fails_at
 
     def show(self, migration: str, time: int, event: Event) -> None:
         if len(self.records) == self._fails_at:
             raise Broken(event)
         self.records.append((time, event))
+        self.by_migration.setdefault(migration, []).append(event)
 
     def close(self) -> None:
         """Nothing is pending."""
@@ -47,6 +49,7 @@ class Bench:
 
     def __init__(self, folder: Path | None = None, **options: Any) -> None:
         self.said: list[str] = []
+        self.begun: list[LiveMigration] = []
         self.done: list[LiveMigration] = []
         self._ended = asyncio.Event()
         self.sink = options.pop("sink", Collected())
@@ -65,13 +68,15 @@ class Bench:
                 self.folder, ram=self.ram, migration=migration, facts={}, start=started,
                 on_problem=self.said.append, **writing,
             )  # fmt: skip
-        return LiveMigration(
+        live = LiveMigration(
             Pipeline(migration, self.session(note_omitted=True, breathe=True), [self.sink], Stats()),
             capture,
             say=self.said.append,
             done=self._done,
             **self.options,
         )
+        self.begun.append(live)
+        return live
 
     def _done(self, live: LiveMigration) -> None:
         self.done.append(live)
@@ -255,6 +260,11 @@ async def test_reading_later_prints_what_was_seen_live(
 ) -> None:
     bench = Bench(tmp_path)
     await forwarded(bench)
+    await read_as_live(bench, capfd)
+
+
+async def read_as_live(bench: Bench, capfd: pytest.CaptureFixture[str]) -> None:
+    """Assert that the bench's one capture reads as its migration was seen live."""
     capture = bench.done[0].capture
     assert capture is not None
     assert capture.join(10)
@@ -282,8 +292,8 @@ def test_ids_sort_by_time() -> None:
 
     async def begin() -> str:
         tap.opened()
-        assert bench.migrations.running is not None
-        return bench.migrations.running.migration
+        tap.data("fwd", memoryview(STREAM[:8]))
+        return bench.begun[0].migration
 
     begun = asyncio.run(begin())
     assert begun.startswith(f"{datetime.now(UTC):%Y%m%dT}")

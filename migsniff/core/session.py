@@ -172,6 +172,15 @@ class Session:
         self._told_page_size = context.page_size
         return context.page_size
 
+    @property
+    def resumable(self) -> bool:
+        """Whether it is in postcopy, so that it goes on over new connections if these should break off."""
+        mains = [connection for connection in self.connections.values() if connection.main is not None]
+        if not mains or not self.context.postcopy or mains[-1].main is None:
+            return False
+        shut = mains[-1].return_path is not None and mains[-1].return_path.shut is not None
+        return not mains[-1].main.finished and mains[-1].decoders["fwd"].problem is None and not shut
+
     def where(self) -> str:
         """Where decoding stands, in words: offset, channel, section and record."""
         for connection in self.connections.values():

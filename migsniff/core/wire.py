@@ -139,6 +139,9 @@ class Command(IntEnum):
     SWITCHOVER_START = 11
 
 
+COMMAND_HEAD: Final = Struct(">BH")  # type byte of the item, number of the command
+
+
 class ReturnPathType(IntEnum):
     """Messages of the destination (MIG_RP_MSG_* in migration/migration.h)."""
 
