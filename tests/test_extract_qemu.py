@@ -73,7 +73,7 @@ MODES = {
     "both": Mode(["postcopy-ram", "multifd"], SLOW, begun),
 }
 ALWAYS = [("7.2", "xbzrle"), ("10.0", "zstd"), ("10.0", "preempt")]
-FIRST = {"preempt": "7.2", "both": "11.1"}
+FIRST = {"preempt": "7.2", "both": "11.1", "zstd": "7.2"}  # 5.2 here was built without zstd
 LAST = {"compress": "7.2"}
 ALL = [
     (version, mode)

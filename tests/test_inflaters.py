@@ -100,6 +100,8 @@ def test_zstd_of_every_level(level: int) -> None:
         pages = bytes([fill]) * 3 * PAGE + bytes(range(256)) * 4
         packed = stream.compress(pages) + stream.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK)
         assert bytes(inflater.pages(memoryview(packed), 4, PAGE)) == pages
+        window = zstandard.ZstdCompressionParameters.from_level(level).window_log
+        assert inflater.history == 1 << window
 
 
 # ---------------------------------------------------------------- what does not

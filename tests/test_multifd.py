@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from migsniff.core import multifdfacts
 from migsniff.core.errors import StreamProblem
 from migsniff.core.events import (
     ChannelFound,
@@ -481,6 +482,8 @@ def test_contents_that_cannot_be_inflated(monkeypatch: pytest.MonkeyPatch) -> No
     """It is told once a channel; packets are counted as before, and the pages of others handed out."""
 
     class Broken:
+        history = 0
+
         def __init__(self) -> None:
             self.packets = 0
 
@@ -503,3 +506,25 @@ def test_contents_that_cannot_be_inflated(monkeypatch: pytest.MonkeyPatch) -> No
     (problem,) = of(events, Undecodable)
     assert (problem.channel, problem.where) == ("multifd-0", "packet 0")
     assert [event for event in events if event is not problem] == play(stream)
+
+
+def test_channels_whose_streams_need_much_history(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the inflaters of all channels keep has a limit; who goes beyond it is left out, and told."""
+
+    class Keeping:
+        history = 100
+
+        def pages(self, data: memoryview, count: int, page_size: int) -> bytes:
+            return bytes(count * page_size)
+
+    monkeypatch.setattr(multifdfacts, "MAX_MULTIFD_HISTORY", 150)
+    monkeypatch.setitem(METHODS._functions, 4, Method("zstd", Keeping))
+    packet = multifd_packet(0, normal=1, flags=4, data=b"zstd", page_size=BIG)
+    stream = two(*OPENED, (1, packet), (2, packet), (1, packet))
+    assert [(channel, len(page)) for channel, _, _, page in contents(stream)] == [
+        ("multifd-0", BIG),
+        ("multifd-1", 0),
+        ("multifd-0", BIG),
+    ]
+    (problem,) = of(decode(Session(contents=True), arrivals(stream)), Undecodable)
+    assert (problem.channel, problem.code) == ("multifd-1", "multifd-history")

@@ -65,6 +65,7 @@ PROBLEMS: Final[dict[str, str]] = {
     "multifd-version": "multifd version {found}: only version 1 is known",
     "multifd-method": "multifd compression method {found:#x} is not known",
     "multifd-pages": "multifd packet claims {pages} pages; a packet holds at most {limit}",
+    "multifd-history": "the compressed channels would have to keep more than {limit} bytes of earlier pages: this one's are left out",
     "multifd-size": "multifd packet claims {size} bytes of data for {pages} pages",
     "multifd-block": "multifd packet names block {name!r}, which is not in the block list",
     "multifd-offset": "multifd packet with a page at {address:#x} in block {name!r}, which is {length:#x} bytes of pages of {page_size}",

@@ -31,6 +31,8 @@ def exactly(pages: bytes, size: int) -> bytes:
 class Zlib:
     """One zlib stream over all packets; each ends with a sync flush."""
 
+    history = 1 << zlib.MAX_WBITS
+
     def __init__(self) -> None:
         self._stream = zlib.decompressobj()
 
@@ -54,7 +56,9 @@ class Zstd:
     def __init__(self) -> None:
         import zstandard  # which takes as long to load as the rest of the decoder
 
+        self.history = 0
         self._error = zstandard.ZstdError
+        self._parameters = zstandard.get_frame_parameters
         self._packet = _Packet()
         unpacker = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW)
         self._stream = unpacker.stream_reader(cast("IO[bytes]", self._packet))
@@ -66,6 +70,8 @@ class Zstd:
         room = size + 1  # with room left nothing that the data make stays inside the stream
         parts = []
         try:
+            if not self.history:
+                self.history = max(1, self._parameters(data).window_size)
             while room and (part := self._stream.read1(room)):
                 parts.append(part)
                 room -= len(part)
@@ -101,6 +107,7 @@ class _Packet:
 class _PageByPage:
     """A table of lengths, then the pages, each deflated by itself, or as it is if that is no shorter."""
 
+    history = 0
     form = zlib.MAX_WBITS
 
     def pages(self, data: memoryview, count: int, page_size: int) -> Data:
@@ -134,6 +141,8 @@ class Uadk(_PageByPage):
 
 class Qatzip:
     """Intel's QuickAssist: gzip members, whose extra fields say nothing that is needed, all in a packet."""
+
+    history = 0
 
     def pages(self, data: memoryview, count: int, page_size: int) -> Data:
         """The pages of a packet."""

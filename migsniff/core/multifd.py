@@ -320,7 +320,9 @@ class MultifdReader:
         if inflater is None:
             return None
         try:
-            return memoryview(inflater.pages(data, count, self.context.memory.page_size))
+            pages = inflater.pages(data, count, self.context.memory.page_size)
+            self.context.multifd.keep_history(self.channel, inflater.history)
+            return memoryview(pages)
         except StreamProblem as problem:
             self._inflaters[number] = None  # framing goes on: a packet tells its size by itself
             yield Undecodable(

@@ -8,7 +8,7 @@ page comes at most once between two syncs.
 from dataclasses import dataclass, field
 
 from migsniff.core.errors import StreamProblem
-from migsniff.core.wire import MAX_MULTIFD_WAIT, MAX_MULTIFD_WAIT_ALL
+from migsniff.core.wire import MAX_MULTIFD_HISTORY, MAX_MULTIFD_WAIT, MAX_MULTIFD_WAIT_ALL
 
 
 @dataclass(slots=True)
@@ -30,6 +30,7 @@ class MultifdFacts:
     pages: bool = False
     end: tuple[str, int] | None = None
     _waiting: dict[str, int] = field(default_factory=dict)
+    _history: dict[str, int] = field(default_factory=dict)
     _pass: tuple[int, int] = (0, 0)  # the running pass, and how many syncs there had been when it began
 
     @property
@@ -67,3 +68,11 @@ class MultifdFacts:
     def go_on(self, channel: str) -> None:
         """Nothing waits there any more."""
         self._waiting.pop(channel, None)
+
+    def keep_history(self, channel: str, size: int) -> None:
+        """A channel's inflater keeps so many bytes; StreamProblem if all together keep too much."""
+        if self._history.get(channel) != size:
+            self._history[channel] = size
+            if sum(self._history.values()) > MAX_MULTIFD_HISTORY:
+                del self._history[channel]
+                raise StreamProblem("multifd-history", limit=MAX_MULTIFD_HISTORY)

@@ -15,7 +15,13 @@ from migsniff.core.registry import Registry
 
 
 class Inflater(Protocol):
-    """Turns the data of one channel's packets, in their order, into pages."""
+    """Turns the data of one channel's packets, in their order, into pages.
+
+    `history`: how many bytes of earlier pages it may have to keep, known when it has seen a packet.
+    """
+
+    @property
+    def history(self) -> int: ...
 
     def pages(self, data: memoryview, count: int, page_size: int) -> Data:
         """Exactly `count * page_size` bytes: the normal pages of a packet with this data.
@@ -33,6 +39,8 @@ class Method(msgspec.Struct, frozen=True):
 
 class Plain:
     """Pages as they are: the reader has checked that the size is theirs."""
+
+    history = 0
 
     def pages(self, data: memoryview, count: int, page_size: int) -> Data:
         """The data themselves."""

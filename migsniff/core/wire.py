@@ -254,6 +254,7 @@ MAX_RETURN_PATH_MESSAGE: Final = 512  # QEMU's own buffer
 MAX_MULTIFD_CHANNELS: Final = 256  # their number is one byte
 MAX_MULTIFD_WAIT: Final = 4 << 20  # bytes of a multifd channel that wait for the list of RAM blocks
 MAX_MULTIFD_WAIT_ALL: Final = 64 << 20  # and of all of them together
+MAX_MULTIFD_HISTORY: Final = 1 << 30  # bytes that the inflaters of all channels keep of earlier pages
 MAX_MULTIFD_DEVICE_STATE: Final = 1 << 30  # in one packet; vfio's are a MiB
 MAX_MAPPED_RAM_BITMAP: Final = 64 << 20  # of one block, held while its pages are read
 MAX_COLO_STATE: Final = 1 << 32  # of a checkpoint, read section by section
