@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from migsniff.show.log import LogOptions
 
 FINE, BAD, USAGE, BUG = 0, 1, 2, 3
-COMMANDS = ("proxy", "read", "info", "analyze", "demo")
+COMMANDS = ("proxy", "read", "info", "analyze", "descriptions", "demo")
 SIZES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 
@@ -87,12 +87,18 @@ def _run(options: argparse.Namespace) -> int:
         from migsniff.proxy import serve
 
         return serve(options, log_options(options))
+    from migsniff.descriptions import descriptions, open_descriptions
+
     if options.command == "read":
         from migsniff.offline import read
 
-        file = options.file or options.read_file
         return read(
-            file, log_options(options), options.port, offset=options.offset, snapshot=options.snapshot
+            options.file or options.read_file,
+            log_options(options),
+            options.port,
+            offset=options.offset,
+            snapshot=options.snapshot,
+            known=open_descriptions(options),
         )
     if options.command == "info":
         from migsniff.offline import info
@@ -103,7 +109,10 @@ def _run(options: argparse.Namespace) -> int:
             port=options.port,
             offset=options.offset,
             snapshot=options.snapshot,
+            known=open_descriptions(options),
         )
+    if options.command == "descriptions":
+        return descriptions(options)
     if options.command == "demo":
         from migsniff.demo import demo
 
@@ -117,6 +126,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
+
     parser = argparse.ArgumentParser(
         prog="migsniff",
         description="Wireshark for QEMU live migration: forward, decode, show and record migration streams.",
@@ -128,6 +138,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_read(commands.add_parser("read", help="print what the live log printed, from a capture or a dump"))
     _add_info(commands.add_parser("info", help="one screen about a capture or a dump"))
     _add_analyze(commands.add_parser("analyze", help="what QEMU's scripts/analyze-migration.py prints"))
+    _add_descriptions(
+        commands.add_parser("descriptions", help="what is remembered of devices, to name their fields early")
+    )
     _add_demo(commands.add_parser("demo", help="a real migration through the proxy, to see what it shows"))
     return parser
 
@@ -178,6 +191,7 @@ def _add_proxy(parser: argparse.ArgumentParser) -> None:
     view.add_argument(
         "--log", action="store_true", help="the log instead of the live view, on a terminal too"
     )
+    _add_known(parser)
     _add_log(parser)
 
 
@@ -191,10 +205,12 @@ def _add_read(parser: argparse.ArgumentParser) -> None:
     source.add_argument("-r", "--read-file", metavar="FILE", help="as in tshark")
     _add_port(parser)
     _add_place(parser)
+    _add_known(parser)
     _add_log(parser)
 
 
 def _add_info(parser: argparse.ArgumentParser) -> None:
+    _add_known(parser)
     parser.add_argument("file", metavar="CAPTURE|FILE|-")
     parser.add_argument("-T", dest="format", choices=("text", "json"), default="text", help="output format")
     _add_port(parser)
@@ -243,6 +259,7 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
         "--replay", action="store_true", help="play the bundled capture even if QEMU is there"
     )
     parser.add_argument("-w", "--write", default="captures", metavar="DIR", help="where the capture goes")
+    parser.set_defaults(descriptions="none", describe=[])
     _add_log(parser)
     parser.add_argument("--log", action="store_true", help="the log instead of the live view")
 
@@ -272,6 +289,51 @@ def _add_log(parser: argparse.ArgumentParser) -> None:
         help="end the log after S seconds or N bytes (suffix k, M, G) of migration",
     )
     log.add_argument("--section", action="append", metavar="NAME", help="only this section (repeatable)")
+
+
+def _add_known(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("descriptions of device state")
+    _add_folder(group)
+    group.add_argument(
+        "--describe",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="read device state by this, until its own description comes: a capture or dump that has one, a "
+        "description in JSON, or what qemu -dump-vmstate wrote (repeatable)",
+    )
+
+
+def _add_folder(parser: "argparse._ActionsContainer") -> None:
+    parser.add_argument(
+        "--descriptions",
+        metavar="DIR|none",
+        help="where descriptions are remembered (default: migsniff/descriptions in the user's cache); none: "
+        "not at all",
+    )
+
+
+def _add_descriptions(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Descriptions of device state that migsniff has seen, by machine type. They name the fields of "
+        "devices whose own description has not come yet, or never comes."
+    )
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    listing = actions.add_parser("list", help="the machine types that are known")
+    showing = actions.add_parser("show", help="what is known of one")
+    adding = actions.add_parser("add", help="remember what a file describes")
+    forgetting = actions.add_parser("forget", help="forget a machine type, or all")
+    showing.add_argument("name", metavar="MACHINE", help="as listed")
+    adding.add_argument("file", metavar="FILE", help="as for --describe of the other commands")
+    adding.add_argument("--machine", metavar="NAME", help="the machine type, if the file does not tell it")
+    forgetting.add_argument("name", nargs="?", metavar="MACHINE")
+    forgetting.add_argument("--all", action="store_true", help="all machine types")
+    for action in (listing, showing, adding, forgetting):
+        _add_folder(action)
+    for action in (listing, showing):
+        action.add_argument(
+            "-T", dest="format", choices=("text", "json"), default="text", help="output format"
+        )
 
 
 def log_options(options: argparse.Namespace) -> "LogOptions":

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING
 from migsniff.core.devices import DeviceStateBudget
 from migsniff.core.errors import CaptureError
 from migsniff.core.session import Session
+from migsniff.descriptions import Learning
+from migsniff.feed.descriptions import Descriptions
 from migsniff.feed.files import Source, open_source
 from migsniff.feed.flows import Migration
 from migsniff.feed.pcap import PcapSource
 from migsniff.feed.qcow2 import SnapshotChoice
 from migsniff.feed.recognise import recognise
 from migsniff.packets import decode_packets
-from migsniff.pipeline import Pipeline, run
+from migsniff.pipeline import Pipeline, Sink, run
 
 if TYPE_CHECKING:
     from migsniff.show.log import Log, LogOptions
@@ -27,16 +29,21 @@ def read(
     *,
     offset: int = 0,
     snapshot: str | None = None,
+    known: Descriptions | None = None,
 ) -> int:
-    """Print what the live log printed; returns the exit code. See open_source for what is read."""
+    """Print what the live log printed; returns the exit code. See open_source for what is read.
+
+    `known`: descriptions of devices from elsewhere.
+    """
     from migsniff.show.log import Log
 
     source = open_source(path, port=port, offset=offset, snapshot=snapshot)
     log = Log(options, 1, blocking=True)
     if isinstance(source, PcapSource):
-        return _read_packets(source, log, fields=options.fields)
+        return _read_packets(source, log, known, fields=options.fields)
     log.begins(source.migration, source.start_time)
-    pipeline = Pipeline(source.migration, session_for(source, fields=options.fields), [log])
+    session = session_for(source, fields=options.fields, known=known)
+    pipeline = Pipeline(source.migration, session, [log, *learning(known)])
     try:
         code = decode(pipeline, source)
     finally:
@@ -46,7 +53,7 @@ def read(
     return code
 
 
-def _read_packets(source: PcapSource, log: "Log", *, fields: bool) -> int:
+def _read_packets(source: PcapSource, log: "Log", known: Descriptions | None, *, fields: bool) -> int:
     """Print the migrations of a packet capture, as they were beside each other."""
     budget = DeviceStateBudget()
     begun: set[str] = set()
@@ -56,7 +63,9 @@ def _read_packets(source: PcapSource, log: "Log", *, fields: bool) -> int:
             log.several()
         begun.add(migration.name)
         log.begins(migration.name, migration.start_time)
-        return Pipeline(migration.name, Session(fields=fields, budget=budget, looks_like=recognise), [log])
+        assumed = known.lookup if known is not None else None
+        session = Session(fields=fields, budget=budget, assumed=assumed, looks_like=recognise)
+        return Pipeline(migration.name, session, [log, *learning(known)])
 
     try:
         code = decode_packets(source, begin, lambda pipeline: None)
@@ -74,6 +83,7 @@ def info(
     port: int | None = None,
     offset: int = 0,
     snapshot: str | None = None,
+    known: Descriptions | None = None,
 ) -> int:
     """Print the one-screen summary; returns the exit code. See open_source for what is read."""
     from migsniff.show.info import render_facts, render_info
@@ -89,8 +99,8 @@ def info(
         render_facts(image, lambda line: print(line, end=""), as_json=as_json)
         return 0
     if isinstance(source, PcapSource):
-        return _info_packets(source, path, stats, as_json=as_json)
-    pipeline = Pipeline(source.migration, session_for(source), [], stats)
+        return _info_packets(source, path, stats, known, as_json=as_json)
+    pipeline = Pipeline(source.migration, session_for(source, known=known), learning(known), stats)
     code = decode(pipeline, source)
     facts: dict[str, object] = {"File": path, "Kind": source.describe}
     if source.start_time is not None:
@@ -104,7 +114,9 @@ def info(
     return code
 
 
-def _info_packets(source: PcapSource, path: str, stats: "Stats", *, as_json: bool) -> int:
+def _info_packets(
+    source: PcapSource, path: str, stats: "Stats", known: Descriptions | None, *, as_json: bool
+) -> int:
     """A summary for each migration of a packet capture."""
     from migsniff.show.info import render_info
 
@@ -114,7 +126,9 @@ def _info_packets(source: PcapSource, path: str, stats: "Stats", *, as_json: boo
     def begin(migration: Migration) -> Pipeline:
         starts[migration.name] = migration.start_time
         stats.begins(migration.name, migration.source, migration.destination)
-        return Pipeline(migration.name, Session(budget=budget, looks_like=recognise), [], stats)
+        assumed = known.lookup if known is not None else None
+        session = Session(budget=budget, assumed=assumed, looks_like=recognise)
+        return Pipeline(migration.name, session, learning(known), stats)
 
     def done(pipeline: Pipeline) -> None:
         facts: dict[str, object] = {"File": path, "Kind": source.describe}
@@ -126,14 +140,26 @@ def _info_packets(source: PcapSource, path: str, stats: "Stats", *, as_json: boo
     return decode_packets(source, begin, done)
 
 
-def session_for(source: Source, *, fields: bool = False, contents: bool = False) -> Session:
+def session_for(
+    source: Source, *, fields: bool = False, contents: bool = False, known: Descriptions | None = None
+) -> Session:
     """A session that knows the file it decodes, to say what else it may be."""
 
     def looks_like(head: bytes) -> str | None:
         found = recognise(source.head or head)
         return f"{found or 'something else'}; {source.hint}" if source.hint else found
 
-    return Session(fields=fields, contents=contents, looks_like=looks_like)
+    return Session(
+        fields=fields,
+        contents=contents,
+        assumed=known.lookup if known is not None else None,
+        looks_like=looks_like,
+    )
+
+
+def learning(known: Descriptions | None) -> list[Sink]:
+    """What remembers a migration's description."""
+    return [] if known is None else [Learning(known.learn)]
 
 
 def decode(pipeline: Pipeline, source: Source) -> int:

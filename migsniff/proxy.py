@@ -15,6 +15,7 @@ from rich.console import Console
 from migsniff.core.devices import DeviceStateBudget
 from migsniff.core.errors import UsageError
 from migsniff.core.session import Session
+from migsniff.descriptions import Learning, open_descriptions
 from migsniff.feed.capture import CaptureWriter
 from migsniff.feed.endpoints import Endpoint, Network, parse_endpoint, parse_network
 from migsniff.feed.recognise import recognise
@@ -75,6 +76,7 @@ class Proxy:
         self._migrations = Migrations(self._begin)
         self._captures: list[CaptureWriter] = []
         self._budget = DeviceStateBudget()
+        self._known = open_descriptions(options, self.say)
         self._ended = asyncio.Event()
         self._signalled: float | None = None
 
@@ -84,6 +86,8 @@ class Proxy:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._signal)
         loop.add_signal_handler(signal.SIGUSR1, self._status)
+        if not self.options.no_decode:
+            self._known.start()
         try:
             for pair, (listen, forward) in enumerate(pairs):
                 await self._listen(pair, listen, forward, networks)
@@ -135,10 +139,11 @@ class Proxy:
             note_omitted=not options.no_save,
             breathe=True,
             budget=self._budget,
+            assumed=self._known.lookup,
             looks_like=recognise,
         )
         self.stats.begins(migration, source, destination)
-        sinks: list[Sink] = []
+        sinks: list[Sink] = [Learning(self._known.learn)]
         if self.log is not None:
             self.log.begins(migration, started)
             sinks.append(self.log)
@@ -226,6 +231,7 @@ class Proxy:
         for capture in self._captures:
             if not capture.join(max(0.0, deadline - time.monotonic())):
                 self.say(f"the disk did not take the capture in {capture.path} in time")
+        self._known.close(max(0.0, deadline - time.monotonic()))
         if self.view is not None:
             self.view.stop()
         if self.log is not None:

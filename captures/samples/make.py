@@ -190,7 +190,8 @@ def _printed_by(script: Path, *arguments: str) -> bytes | None:
 
 def decode(name: str) -> None:
     """Write down what migsniff prints of a sample."""
-    command = [sys.executable, "-m", "migsniff", "read", "-T", "ndjson", str(HERE / name)]
+    command = [sys.executable, "-m", "migsniff", "read", "--descriptions", "none"]
+    command += ["-T", "ndjson", str(HERE / name)]
     done = subprocess.run(command, capture_output=True, check=False)
     if done.returncode > 1:
         raise RuntimeError(f"{name}: exit code {done.returncode}: {done.stderr.decode()}")

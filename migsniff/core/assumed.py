@@ -36,6 +36,7 @@ VARIABLE: Final = frozenset(
         "vdagent/cbinfos",
     }
 )
+UNKNOWN: Final = "unknown"
 SUBSECTION_HEADER: Final = 6  # of a subsection without its name
 
 
@@ -143,6 +144,8 @@ class Assumptions:
         there, here = list(leaves(guess.fields)), list(leaves(exact.fields))
         for index in range(max(len(there), len(here))):
             one, other = there[index : index + 1], here[index : index + 1]
+            if one and other and one[0][1] == UNKNOWN:  # it did not say which type
+                other = [(other[0][0], UNKNOWN, *other[0][2:])]
             if one != other:
                 return StreamProblem(
                     "assumed-wrong",

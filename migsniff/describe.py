@@ -1,0 +1,97 @@
+"""Files that describe devices: a capture or dump with a description, the description alone, -dump-vmstate."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from migsniff.core.errors import CaptureError
+from migsniff.core.events import Event
+from migsniff.core.session import Session
+from migsniff.descriptions import Learning
+from migsniff.feed.descriptions import Described, Entry, entries_of
+from migsniff.feed.dumpvmstate import from_dump, is_dump
+from migsniff.feed.files import open_source
+from migsniff.feed.pcap import PcapSource
+from migsniff.packets import decode_packets
+from migsniff.pipeline import Pipeline, run
+from migsniff.show.words import escape
+
+MAX_JSON: Final = 64 << 20
+
+
+class Found(NamedTuple):
+    """What a file describes; `machine` None if it does not say of which machine type."""
+
+    machine: str | None
+    entries: list[Entry]
+
+
+def read_descriptions(path: str, say: Callable[[str], None]) -> Found:
+    """Read a file; raises CaptureError if it describes nothing. `say` is told of what cannot be used."""
+    found = _json(path, say)
+    if found is None:
+        found = _stream(path)
+    if not found.entries:
+        raise CaptureError(f"{escape(path)}: it describes no device")
+    return found
+
+
+def _json(path: str, say: Callable[[str], None]) -> Found | None:
+    """A file of JSON; None if it is none."""
+    place = Path(path)
+    if path == "-" or not place.is_file():
+        return None
+    try:
+        with place.open("rb") as file:
+            if file.read(4096).lstrip()[:1] != b"{":
+                return None
+            file.seek(0)
+            text = file.read(MAX_JSON + 1)
+    except OSError as error:
+        raise CaptureError(f"{escape(path)}: {error.strerror}") from None
+    if len(text) > MAX_JSON:
+        raise CaptureError(f"{escape(path)}: more than the {MAX_JSON} bytes of JSON that migsniff reads")
+    source = _source(path)
+    try:
+        if is_dump(text):
+            machine, entries, unused = from_dump(text, source)
+            if unused:
+                say(f"{path}: {unused}")
+            return Found(machine, entries)
+        return Found(None, entries_of(Described("", text, {}, source)))
+    except CaptureError as error:
+        raise CaptureError(f"{escape(path)}: {error}") from None
+
+
+def _stream(path: str) -> Found:
+    """A capture, a dump, or whatever else holds a stream."""
+    source = open_source(path)
+    seen: list[Described] = []
+
+    def pipeline(*about: object) -> Pipeline:
+        return Pipeline(_source(path), Session(), [Learning(seen.append), All()])
+
+    if isinstance(source, PcapSource):
+        decode_packets(source, pipeline, lambda pipeline: None)
+    else:
+        one = pipeline()
+        run(one, source.arrivals())
+        for _ in one.finish():
+            pass
+    if not seen:
+        raise CaptureError(f"{escape(path)}: it holds no description of device state")
+    return Found(seen[-1].machine, entries_of(seen[-1]))
+
+
+class All:
+    """A show sink that wants everything: to the end of a stream, where its description is."""
+
+    def show(self, migration: str, time: int, event: Event) -> None:
+        """Nothing is shown."""
+
+    def close(self) -> None:
+        """Nothing is pending."""
+
+
+def _source(path: str) -> str:
+    return escape(path)[-200:]
