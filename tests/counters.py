@@ -26,7 +26,7 @@ def counted(version: str, events: Events) -> dict[str, int]:
     sections = _of(events, "ram-section")
     packets = _of(events, "multifd-packet")
     loose = _of(events, "loose-pages")
-    # known from the machine's name or from the first pages, else only from the description
+    # known from the machine's name or from the first pages, else only from the description, if there is one
     size = next((event["page_size"] for event in events if event.get("page_size")), 0)
     counts = [event["counts"] for event in sections + loose]
     normal = sum(one["normal"] for one in counts) + sum(packet["normal"] for packet in packets)
@@ -52,11 +52,11 @@ def counted(version: str, events: Events) -> dict[str, int]:
             transferred += main - min(event["offset"] for event in _of(events, "device"))
     else:
         transferred = pages + multifd
+    sizes = {"normal-bytes": normal * size, "page-size": size} if size else {}
     return {
         "normal": normal,
-        "normal-bytes": normal * size,
         "duplicate": zero,
-        "page-size": size,
+        **sizes,
         "total": next((event["total"] for event in events if event["type"] == "ram-blocks"), 0),
         "precopy-bytes": sum(_bytes(one) for one in early if one["section_type"] == "PART"),
         "downtime-bytes": sum(_bytes(one) for one in early if one["section_type"] == "END"),
