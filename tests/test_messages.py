@@ -6,7 +6,7 @@ import pytest
 
 from migsniff.core.errors import StreamProblem
 from migsniff.core.events import CommandSent, Finding, Undecodable
-from migsniff.core.messages import COMMANDS, RETURN_PATH
+from migsniff.core.messages import COMMANDS, RETURN_PATH, resumed_command
 from migsniff.core.wire import Command, ReturnPathType
 from tests.catalogue import SMALL_HEAD
 from tests.playing import of, play, precopy
@@ -105,3 +105,17 @@ def test_unknown_commands_are_skipped(number: int, payload: bytes) -> None:
     assert (finding.code, finding.message) == ("command", f"unknown command {number}")
     assert (finding.offset, finding.size) == (len(SMALL_HEAD), 5 + len(payload))
     assert [event.arguments for event in of(events, CommandSent)] == [{"value": 7}]
+
+
+@pytest.mark.parametrize(
+    ("number", "length", "expected"),
+    [
+        (Command.RECV_BITMAP, 4, Command.RECV_BITMAP),
+        (Command.POSTCOPY_RESUME, 0, Command.POSTCOPY_RESUME),
+        (Command.POSTCOPY_RESUME, 4, Command.RECV_BITMAP),
+        (Command.ENABLE_COLO, 0, Command.POSTCOPY_RESUME),
+        (Command.PING, 4, Command.PING),
+    ],
+)
+def test_commands_of_a_recovery_before_3_1(number: int, length: int, expected: int) -> None:
+    assert resumed_command(number, length) == expected

@@ -103,6 +103,8 @@ def totals(stats: MigrationStats) -> list[tuple[str, str]]:
         rows.append(("Discarded", several(stats.discarded, "page")))
     if stats.faults.asked:
         rows.append(("Page faults", stats.faults.text()))
+    if stats.recovery.times:
+        rows.append(("Recovered", stats.recovery.text()))
     if stats.switchover is not None and stats.elapsed:
         rows.append(("Switchover", f"at {stats.switchover / 1e6:.6f} s"))
         rows.append(("Downtime", downtime_text(stats)))

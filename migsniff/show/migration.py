@@ -45,6 +45,7 @@ from migsniff.show.model import (
     pass_dict,
     subtract,
 )
+from migsniff.show.recovery import RecoveryStats
 
 FIRST_PASSES: Final = 4
 LAST_PASSES: Final = 60
@@ -96,6 +97,7 @@ class MigrationStats:
         self.postcopy = False
         self.faults = FaultStats()
         self.discarded = 0
+        self.recovery = RecoveryStats()
         self.messages: dict[str, int] = {}
         self.last_messages: deque[MessageStats] = deque(maxlen=LAST_MESSAGES)
         self.findings: list[Finding | Undecodable] = []
@@ -139,6 +141,7 @@ class MigrationStats:
         """Take one event into account."""
         self._advance(time, event.channel, event.direction, event.offset + event.size)
         self.faults.update(time, event)
+        self.phase = self.recovery.update(event) or self.phase
         match event:
             case RamSection():
                 self._ram_section(time, event)
@@ -411,6 +414,7 @@ class MigrationStats:
             "postcopy": self.postcopy,
             "discarded_pages": self.discarded,
             "page_faults": self.faults.to_dict(),
+            "recoveries": self.recovery.to_dict(),
             "return_path": {
                 "messages": dict(self.messages),
                 "last": [
