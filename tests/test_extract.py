@@ -27,6 +27,7 @@ from tests.streams import (
     EOF,
     FLUSH,
     HEADER,
+    PAGE_SIZE,
     block_list,
     capabilities,
     command,
@@ -611,6 +612,21 @@ def test_multifd_channels_that_are_not_there(tmp_path: Path) -> None:
     assert extracted(stream, tmp_path).problems == [
         "pages went over multifd channels, which are not in this file"
     ]
+
+
+def test_flushes_without_multifd(tmp_path: Path) -> None:
+    """QEMU 8.1 sends MULTIFD_FLUSH whether multifd is on or not (migration/ram.c ram_save_setup)."""
+    page = filled(PAGE_SIZE, 1)
+    stream = precopy(
+        HEADER,
+        configuration(b"pc-i440fx-8.1"),
+        ram_start({b"pc.ram": PAGE_SIZE}, FLUSH),
+        ram_part(FLUSH, normal(0, b"pc.ram", page)),
+        ram_end(FLUSH),
+        EOF,
+    )
+    assert extracted(stream, tmp_path).problems == []
+    assert on_disk(tmp_path) == {"pc.ram": page}
 
 
 def test_what_is_there_of_a_stream_that_breaks_off(tmp_path: Path) -> None:
