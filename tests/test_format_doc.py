@@ -193,6 +193,10 @@ class TestStructure:
                 assert found, tag
                 cited |= {(name, version) for version in found[1].split() for name in found[2].split(", ")}
         assert {(name, version) for name, version in cited if not name.endswith("*")} - recorded == set()
+        starred = {
+            name.replace("\\", "") for name in re.findall(r"[\w-]+\\\*", TEXT.split("## 23. Evidence")[1])
+        }
+        assert {name for name, _ in cited if name.endswith("*")} == starred
 
     def test_files(self) -> None:
         root = Path(__file__).parents[1] / "migsniff/core"
