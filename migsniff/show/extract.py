@@ -42,6 +42,9 @@ IGNORE_SHARED: Final = "x-ignore-shared"
 
 def stretches(event: RamPages) -> Iterator[RamPages]:
     """The records of an event, cut before each whose address is not above the one before it."""
+    if len(event.words) == 1:
+        yield event
+        return
     addresses = event.addresses
     cuts = (np.flatnonzero(addresses[1:] <= addresses[:-1]) + 1).tolist()
     if not cuts:
@@ -58,6 +61,8 @@ def stretches(event: RamPages) -> Iterator[RamPages]:
 
 def runs(addresses: Pages, page_size: int) -> tuple[list[int], list[int]]:
     """Where runs of pages that stand side by side start and stop in ascending `addresses`."""
+    if len(addresses) == 1:
+        return [0], [1]
     cuts = (np.flatnonzero(np.diff(addresses) != page_size) + 1).tolist()
     return [0, *cuts], [*cuts, len(addresses)]
 
@@ -232,9 +237,11 @@ class RamFiles:
             for address in addresses[normal | zero].tolist():
                 if edited.pop(address, None) is not None:
                     self._held -= part.page_size
-        self._clear(block, addresses[zero], part.page_size)
-        pages = [part.data[at : at + part.page_size] for at in part.bodies[normal].tolist()]
-        self._write(block, addresses[normal], pages, part.page_size)
+        if zero.any():
+            self._clear(block, addresses[zero], part.page_size)
+        if normal.any():
+            pages = [part.data[at : at + part.page_size] for at in part.bodies[normal].tolist()]
+            self._write(block, addresses[normal], pages, part.page_size)
         if not whole.all():
             self._decode(part, np.flatnonzero(~whole), before)
 
@@ -315,8 +322,6 @@ class RamFiles:
 
     def _write(self, block: str, addresses: Pages, pages: Sequence[Data], size: int) -> None:
         """Write pages at ascending addresses."""
-        if not pages:
-            return
         file = self._file(block)
         for first in range(0, len(pages), MOST_BUFFERS):
             part, buffers = addresses[first : first + MOST_BUFFERS], pages[first : first + MOST_BUFFERS]

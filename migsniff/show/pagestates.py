@@ -1,5 +1,6 @@
 """What is known of each guest page while memory is put together: one byte a page."""
 
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -43,20 +44,32 @@ class PageStates:
         """
         self._newest = max(self._newest, round_)
         short = self._short(round_)
-        floor = max(short, 0)
         self._records += len(pages)
-        before = np.zeros(len(pages), np.uint8)
-        newer = np.ones(len(pages), bool)
-        numbers = pages // SEGMENT
-        cuts = (np.flatnonzero(np.diff(numbers)) + 1).tolist()
-        for start, stop in zip([0, *cuts], [*cuts, len(pages)], strict=True):
-            segment = self._segment(block, int(numbers[start]))
-            where = (pages[start:stop] % SEGMENT).astype(np.intp)
-            old = before[start:stop] = segment[where]
-            fits = newer[start:stop] = (old & ROUND) <= floor
-            segment[where] = np.where(fits, marks[start:stop] | np.uint8(max(short, 1)), old)
+        first, last = int(pages[0]) // SEGMENT, int(pages[-1]) // SEGMENT
+        if first == last:
+            before, newer = self._enter_in(block, first, pages, marks, short)
+        else:
+            numbers = pages // SEGMENT
+            cuts = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(pages)]
+            found = [
+                self._enter_in(block, int(numbers[start]), pages[start:stop], marks[start:stop], short)
+                for start, stop in pairwise(cuts)
+            ]
+            before, newer = (np.concatenate(parts) for parts in zip(*found, strict=True))
         if short < 1:
             self.late += int(np.count_nonzero(~newer))
+        return before, newer
+
+    def _enter_in(
+        self, block: str, number: int, pages: Pages, marks: States, short: int
+    ) -> tuple[States, "NDArray[np.bool_]"]:
+        """What `enter` does, for pages of one segment."""
+        segment = self._segment(block, number)
+        where = (pages - np.uint64(number * SEGMENT)).astype(np.intp)
+        before = segment[where]
+        newer = (before & ROUND) <= max(short, 0)
+        states = marks | np.uint8(max(short, 1))
+        segment[where] = states if newer.all() else np.where(newer, states, before)
         return before, newer
 
     def drop(self, block: str, start: int, stop: int) -> None:
