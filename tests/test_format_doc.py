@@ -1,5 +1,6 @@
 """docs/format.md: its bytes decode as it says, its tables have the decoder's numbers and names."""
 
+import json
 import re
 import struct
 import zlib
@@ -34,7 +35,17 @@ from migsniff.core.pages import PAGE_ENCODINGS
 from migsniff.core.registry import Registry, field_type
 from migsniff.core.wire import ItemType, MultifdFlag
 from tests.playing import Stream, of, play, precopy, verdict
-from tests.streams import EOS, HEADER, block_list, configuration, ram_part, ram_start, section
+from tests.streams import (
+    EOF,
+    EOS,
+    HEADER,
+    block_list,
+    configuration,
+    description,
+    ram_part,
+    ram_start,
+    section,
+)
 
 TEXT = (Path(__file__).parents[1] / "docs/format.md").read_text()
 LINE = re.compile(
@@ -220,6 +231,8 @@ class TestStructure:
             "inflate zstd",
             "excerpt-section bitmap",
             "excerpt-mapped mapped-ram",
+            "device pckbd",
+            "json pckbd",
         }
 
     @pytest.mark.parametrize(
@@ -374,6 +387,24 @@ class TestExcerpts:
             decodes(precopy(HEADER, configuration(), bytes_of("excerpt-section bitmap"))), LiveSection
         )
         assert (found.idstr, found.section_type, found.provisional) == ("dirty-bitmap", "START", False)
+
+    def test_device(self) -> None:
+        """The fields that the description finds are the lines of the block, in their order."""
+        devices = {"devices": [json.loads("".join(BLOCKS["json pckbd"]))]}
+        told = description(json.dumps(devices).encode())
+        events = decodes(precopy(HEADER, configuration(), bytes_of("device pckbd"), EOF, told))
+        (device,) = (device for device in of(events, DeviceSection) if device.described)
+        assert (device.section_id, device.idstr, device.version_id) == (28, "pckbd", 3)
+        (kbd,) = device.fields
+        *fields, extended = kbd.children
+        assert (kbd.size, extended.name, extended.version) == (40, "pckbd/extended_state", 0)
+        written = [
+            (name, data)
+            for _, data, says in lines("device pckbd")
+            for name, _, kind in [says.partition(", ")]
+            if kind in ("uint8", "uint32")
+        ]
+        assert [(field.name, field.raw) for field in (*fields, *extended.children)] == written
 
     def test_mapped_ram(self) -> None:
         block = bytes_of("excerpt-mapped mapped-ram")
