@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from migsniff.show.log import LogOptions
 
 FINE, BAD, USAGE, BUG = 0, 1, 2, 3
-COMMANDS = ("proxy", "read", "info", "analyze", "descriptions", "demo")
+COMMANDS = ("proxy", "read", "info", "export", "analyze", "descriptions", "demo")
 SIZES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 
@@ -113,6 +113,10 @@ def _run(options: argparse.Namespace) -> int:
         )
     if options.command == "descriptions":
         return descriptions(options)
+    if options.command == "export":
+        from migsniff.export import export
+
+        return export(options.file, options.pcapng)
     if options.command == "demo":
         from migsniff.demo import demo
 
@@ -137,6 +141,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_proxy(commands.add_parser("proxy", help="stand between source and destination (the default)"))
     _add_read(commands.add_parser("read", help="print what the live log printed, from a capture or a dump"))
     _add_info(commands.add_parser("info", help="one screen about a capture or a dump"))
+    _add_export(commands.add_parser("export", help="a capture as packets, for Wireshark"))
     _add_analyze(commands.add_parser("analyze", help="what QEMU's scripts/analyze-migration.py prints"))
     _add_descriptions(
         commands.add_parser("descriptions", help="what is remembered of devices, to name their fields early")
@@ -228,6 +233,15 @@ def _add_place(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--snapshot", metavar="NAME|ID", help="of a qcow2 disk image: the snapshot whose state to read"
     )
+
+
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Write a capture as TCP packets that Wireshark opens, with a comment for each record. Guest memory "
+        "that a capture has not is missing at the end of packets, as if they had been cut short."
+    )
+    parser.add_argument("file", metavar="CAPTURE|FILE|-")
+    parser.add_argument("--pcapng", required=True, metavar="OUT", help="where to write; - is standard output")
 
 
 def _add_port(parser: argparse.ArgumentParser) -> None:

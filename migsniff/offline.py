@@ -141,7 +141,12 @@ def _info_packets(
 
 
 def session_for(
-    source: Source, *, fields: bool = False, contents: bool = False, known: Descriptions | None = None
+    source: Source,
+    *,
+    fields: bool = False,
+    contents: bool = False,
+    note_omitted: bool = False,
+    known: Descriptions | None = None,
 ) -> Session:
     """A session that knows the file it decodes, to say what else it may be."""
 
@@ -152,6 +157,7 @@ def session_for(
     return Session(
         fields=fields,
         contents=contents,
+        note_omitted=note_omitted,
         assumed=known.lookup if known is not None else None,
         looks_like=looks_like,
     )

@@ -24,6 +24,7 @@ def decode_packets(source: PcapSource, begin: Begin, done: Callable[[Pipeline], 
             pipeline = running.get(migration)
             if pipeline is None:
                 pipeline = running[migration] = begin(migration)
+                migration.resumable = _resumable(pipeline)
             for _ in pipeline.finish() if arrival is None else pipeline.feed(arrival):
                 if pipeline.sinks and all(getattr(sink, "ended", False) for sink in pipeline.sinks):
                     return 0
@@ -38,3 +39,7 @@ def decode_packets(source: PcapSource, begin: Begin, done: Callable[[Pipeline], 
         print(f"migsniff: {damage}", file=sys.stderr)
         code = max(1, code)
     return code
+
+
+def _resumable(pipeline: Pipeline) -> Callable[[], bool]:
+    return lambda: pipeline.session.resumable

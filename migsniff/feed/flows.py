@@ -4,20 +4,17 @@ Pure, but for nothing: who has packets, from a file or an interface, hands them 
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from migsniff.core.events import Arrival, Chunk, Data, Direction, Ended, EndKind, Opened, Party
 from migsniff.feed import packets
+from migsniff.feed.grouping import ENOUGH, Group, Opening, group_of, opening_of
 from migsniff.feed.packets import ACK, FIN, RST, SYN, NotTcp, Segment, port_of, reverse, sender, written
 from migsniff.feed.reassembly import OVERHEAD, WRAP, Piece, Reassembly, Room
 
-MAIN_MAGIC: Final = b"QEVM"
-MULTIFD_MAGIC: Final = b"\x11\x22\x33\x44"
-RESUMED: Final = (b"\x08\x00\x09", b"\x08\x00\x0a")  # a postcopy goes on: POSTCOPY_RESUME, RECV_BITMAP
-HEAD: Final = 4  # bytes that tell whether a connection is a migration's
 MAX_OTHERS: Final = 1 << 14  # connections of no migration that are remembered
 MAX_HEAD: Final = 1 << 16  # bytes of an answer that came before what it answers
 MAX_FOLLOWED: Final = 1 << 10  # connections of migrations
@@ -30,7 +27,10 @@ MAX_PLACES: Final = 16  # holes that are told one by one
 
 @dataclass(slots=True, eq=False)
 class Migration:
-    """A migration found among the packets. `began`: ns since the epoch, its time 0."""
+    """A migration found among the packets. `began`: ns since the epoch, its time 0.
+
+    `resumable`, set by who decodes it: whether it has broken off in postcopy, and may go on.
+    """
 
     name: str
     began: int
@@ -38,7 +38,7 @@ class Migration:
     destination: str
     connections: int = 0
     open: int = 0
-    hosts: bytes = b""
+    resumable: Callable[[], bool] = lambda: False
 
     @property
     def start_time(self) -> datetime:
@@ -125,7 +125,8 @@ class Flows:
         self._others: OrderedDict[bytes, Half | None] = (
             OrderedDict()
         )  # not told yet, or None: of no migration
-        self._running: dict[bytes, Migration] = {}  # by the destination's address and port
+        self._groups: list[Group[Migration]] = []
+        self._breaks = False  # there are migrations without an open connection
         self._found = 0
         self._ready: list[Found] = []
         self._pending: dict[Half, list[Data]] = {}
@@ -143,6 +144,8 @@ class Flows:
             self.counts.malformed += found == "malformed"
             return []
         self._now = time
+        if self._breaks:
+            self._end_migrations()
         key, sequence, acknowledged, flags, start, end, length = found
         half = self._followed.get(key)
         if half is None or (flags & SYN and self._is_new(half, Segment(*found))):
@@ -171,8 +174,15 @@ class Flows:
             if not half.ended:
                 self._arrived(half, half.bytes.flush())
         self._flush()
-        self._ready += [(migration, None) for migration in self._running.values() if migration.open]
-        self._running.clear()
+        self._ready += [(group.migration, None) for group in self._groups]
+        self._groups.clear()
+        return self._take_ready()
+
+    def idle(self) -> list[Found]:
+        """No packet has come for a while: what has come in order need not wait for one."""
+        self._flush()
+        if self._breaks:
+            self._end_migrations()
         return self._take_ready()
 
     def _take_ready(self) -> list[Found]:
@@ -248,57 +258,54 @@ class Flows:
         flow = half.flow
         if self.port is not None:
             if self._is_wanted_by_port(flow):
-                self._follow(flow, b"")
+                self._follow(flow)
             else:
                 self._ignore(half)
             return
-        head = b"".join(bytes(piece[:HEAD]) for piece in half.head if not isinstance(piece, int))[:HEAD]
-        holes = any(isinstance(piece, int) for piece in half.head)
-        if len(head) < HEAD and not holes and half.headed < HEAD:
-            return
-        magic = head in (MAIN_MAGIC, MULTIFD_MAGIC)
-        if flow.opener is None and magic:
-            flow.opener = half.key
         if flow.opener not in (None, half.key):  # an answer, captured before what it answers
             if half.headed > MAX_HEAD:
                 self._ignore(half)
-        elif magic or (flow.opener is not None and self._belongs(half.key, head)):
-            self._follow(flow, head)
-        else:
+            return
+        final = half.headed >= ENOUGH or any(isinstance(piece, int) for piece in half.head)
+        opening = self._opening(half.key, final=final)
+        if opening is None:
+            return
+        if opening.kind in ("main", "multifd"):
+            flow.opener = half.key
+        elif flow.opener is None or group_of(opening, self._groups) is None:
             self._ignore(half)
+            return
+        self._follow(flow)
 
-    def _belongs(self, key: bytes, head: bytes) -> bool:
-        """Whether a connection without a magic number is of a migration that runs: preempt, resumed."""
-        if sender(reverse(key)) in self._running:
-            return True
-        return head[:3] in RESUMED and any(m.hosts == key[:-4] for m in self._running.values())
+    def _opening(self, key: bytes, *, final: bool) -> Opening | None:
+        """What the direction with this key begins with; None if it takes more bytes."""
+        half = self._others[key]
+        assert half is not None
+        head = b"".join(bytes(piece[:ENOUGH]) for piece in half.head if not isinstance(piece, int))
+        return opening_of(head[:ENOUGH], sender(reverse(key)), written(sender(key)), final=final)
 
-    def _follow(self, flow: Flow, head: bytes) -> None:
-        """This connection is a migration's: of the one that runs to its destination, or of a new one."""
+    def _follow(self, flow: Flow) -> None:
+        """This connection is a migration's: of one that is known, or of a new one."""
         assert flow.opener is not None
         if len(self._followed) >= 2 * MAX_FOLLOWED:
             for key in [key for key, half in self._followed.items() if half.ended]:
                 del self._followed[key]
-            if len(self._followed) >= 2 * MAX_FOLLOWED:
-                self.counts.refused += 1
-                self._ignore(flow.halves[0])
-                return
-        source, destination = sender(flow.opener), sender(reverse(flow.opener))
-        migration = self._running.get(destination)
-        if migration is None and head[:3] in RESUMED:
-            hosts = flow.opener[:-4]
-            migration = next((m for m in self._running.values() if m.hosts == hosts), None)
-        if migration is None and len(self._running) >= MAX_RUNNING:
+        opening = self._opening(flow.opener, final=True)
+        assert opening is not None
+        group = group_of(opening, self._groups)
+        if len(self._followed) >= 2 * MAX_FOLLOWED or (group is None and len(self._groups) >= MAX_RUNNING):
             self.counts.refused += 1
             self._ignore(flow.halves[0])
             return
-        if migration is None:
+        source, destination = sender(flow.opener), sender(reverse(flow.opener))
+        if group is None:
             self._found += 1
             began = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=flow.first // 1_000_000_000)
             name = f"{began:%Y%m%dT%H%M%SZ}-{self._found}"
-            migration = Migration(name, flow.first, written(source), written(destination))
-            migration.hosts = flow.opener[:-4]
-            self._running[destination] = migration
+            group = Group(Migration(name, flow.first, written(source), written(destination)), destination)
+            self._groups.append(group)
+        group.enter(opening)
+        migration = group.migration
         flow.migration, flow.number = migration, migration.connections
         migration.connections += 1
         migration.open += 2
@@ -429,9 +436,17 @@ class Flows:
             (migration, Ended(self._time(half.flow), half.flow.number, half.direction, how, party))
         )
         migration.open -= 1
-        if not migration.open:
-            self._ready.append((migration, None))
-            self._running = {key: m for key, m in self._running.items() if m is not migration}
+        self._breaks = self._breaks or not migration.open
+
+    def _end_migrations(self) -> None:
+        """Those without an open connection have ended, but for what may be resumed."""
+        self._breaks = False
+        for group in self._groups:
+            group.open = group.migration.open > 0
+            group.postcopy = group.migration.resumable()
+        ended = [group for group in self._groups if not group.open and not group.postcopy]
+        self._ready += [(group.migration, None) for group in ended]
+        self._groups = [group for group in self._groups if group not in ended]
 
     def _time(self, flow: Flow, now: int | None = None) -> int:
         """µs since the migration began; clocks that go back stand still here."""
