@@ -41,7 +41,7 @@ def records(path: Path, capfd: pytest.CaptureFixture[str]) -> list[dict[str, Any
         if record["type"] in (
             "end",
             "verdict",
-        ):  # between the ends there is no proxy, and a reset ends both ways
+        ):  # no proxy is between; a reset ends both ways
             for key in ("by", "message", "error", "how", "outcome", "time"):
                 record.pop(key, None)
     return found
