@@ -34,7 +34,7 @@ def exported(path: Path, folder: Path) -> Path:
 
 def records(path: Path, capfd: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
     capfd.readouterr()
-    main(["read", "-T", "ndjson", str(path)])
+    main(["read", "--descriptions", "none", "-T", "ndjson", str(path)])
     found = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
     for record in found:
         del record["migration"]
@@ -81,7 +81,7 @@ def test_tshark_finds_nothing_wrong(name: str, tmp_path: Path, capfd: pytest.Cap
     )
     shown = sorted(comment for line in comments for comment in line.split("\t"))
     capfd.readouterr()
-    main(["read", str(FOLDER / name)])
+    main(["read", "--descriptions", "none", str(FOLDER / name)])
     assert shown == sorted(line.strip() for line in capfd.readouterr().out.splitlines())
 
 

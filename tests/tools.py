@@ -1,4 +1,4 @@
-"""tshark and tcpdump, the counterparts of packet captures: tests skip without them unless told not to."""
+"""tshark and tcpdump, counterparts of packet captures: tests skip without them, unless told not to."""
 
 import os
 import shutil
