@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from migsniff.core.errors import StreamProblem
+from migsniff.core.events import BREATH
 from migsniff.core.vmdesc import Budget, Description, walk
-from migsniff.core.wire import MAX_DESCRIPTION_DEPTH, MAX_FIELDS
+from migsniff.core.wire import MAX_DESCRIPTION_DEPTH, MAX_DEVICE_DESCRIPTION, MAX_FIELDS
 from tests.describing import description, entry, read, struct, with_field
 
 
@@ -53,7 +54,7 @@ def test_parse() -> None:
         ("{", "description-json"),
         ('{"devices":[]} x', "description-json"),
         ('{"devices":[],"a":"\udcff"}', "description-json"),
-        ('{"devices":[],"a":' + "9" * 5000 + "}", "description-json"),
+        (with_field('{"name":"a","type":"uint8","size":' + "9" * 5000 + "}"), "description-json"),
         ("[]", "description-shape"),
         ("7", "description-shape"),
         ("{}", "description-shape"),
@@ -66,7 +67,7 @@ def test_parse() -> None:
         ('{"devices":[],"configuration":[]}', "description-shape"),
         ('{"devices":[{"name":"d","instance_id":"0","fields":[]}]}', "description-shape"),
         ('{"devices":[{"name":"d","instance_id":4294967296,"fields":[]}]}', "description-shape"),
-        ('{"devices":[{"name":"\\ud800","instance_id":0,"fields":[]}]}', "description-shape"),
+        ('{"devices":[{"name":"\\ud800","instance_id":0,"fields":[]}]}', "description-json"),
         ('{"devices":[{"name":"d","instance_id":0}]}', "description-shape"),
         ('{"devices":[{"name":"d","instance_id":0,"fields":[],"version":null}]}', "description-shape"),
         ('{"devices":[{"name":"d","instance_id":0,"fields":[],"subsections":[{}]}]}', "description-shape"),
@@ -80,7 +81,7 @@ def test_parse() -> None:
         (with_field('{"name":"a","type":"uint8","size":-1}'), "description-shape"),
         (with_field('{"name":"a","type":"uint8","size":true}'), "description-shape"),
         (with_field('{"name":"a","type":"uint8","size":1.0}'), "description-shape"),
-        (with_field('{"name":"a","type":"uint8","size":NaN}'), "description-shape"),
+        (with_field('{"name":"a","type":"uint8","size":NaN}'), "description-json"),
         (with_field('{"name":"a","type":"uint8","size":99999999999999999999}'), "description-shape"),
         (with_field('{"name":"a","type":"uint8","size":1,"array_len":-1}'), "description-shape"),
         (with_field('{"name":"a","type":"uint8","size":1,"array_len":[1]}'), "description-shape"),
@@ -92,15 +93,22 @@ def test_parse() -> None:
         (with_field('{"name":"a","type":"struct","size":1,"struct":{"fields":7}}'), "description-shape"),
         (with_field('{"name":"a","type":"struct","size":2,"struct":{}}'), "description-shape"),
         (with_field('{"name":"a","type":"nullptr","size":2}'), "description-shape"),
-        ("[" * 100_000, "description-depth"),
+        ("[" * 100_000, "description-shape"),
+        ('{"devices":[' + "[" * 100_000, "description-depth"),
+        ('{"a":' * 100_000, "description-depth"),
         (
-            '{"devices":' + "[" * MAX_DESCRIPTION_DEPTH + "]" * MAX_DESCRIPTION_DEPTH + "}",
+            '{"devices":[{"a":' + "[" * MAX_DESCRIPTION_DEPTH + "]" * MAX_DESCRIPTION_DEPTH + "}]}",
             "description-depth",
         ),
         (
-            '{"a":' * (MAX_DESCRIPTION_DEPTH + 1) + "0" + "}" * (MAX_DESCRIPTION_DEPTH + 1),
+            '{"devices":['
+            + '{"a":' * (MAX_DESCRIPTION_DEPTH + 1)
+            + "0"
+            + "}" * (MAX_DESCRIPTION_DEPTH + 1)
+            + "]}",
             "description-depth",
         ),
+        (with_field('{"name":"' + "a" * MAX_DEVICE_DESCRIPTION + '","type":"uint8","size":1}'), "length"),
         # a string without end, of which each quote could begin another
         ('"' + '\\"' * (1 << 20), "description-json"),
         ('"",' * MAX_FIELDS + '""' * (2 * MAX_FIELDS), "description-nodes"),
@@ -114,6 +122,13 @@ def test_parse_refuses(text: str, code: str) -> None:
         Description.parse(text.encode("utf-8", "surrogateescape"))
     assert caught.value.code == code
     assert len(caught.value.text) < 300
+
+
+def test_a_breath_behind_each_device() -> None:
+    device = '{"name":"d","instance_id":0,"fields":[]}'
+    text = f'{{"devices":[{",".join([device] * 50)}]}}'.encode()
+    assert list(Description.read(text, breathe=True)) == [BREATH] * 50
+    assert len(Description.parse(text).devices) == 50
 
 
 def test_brackets_in_names_are_no_depth() -> None:

@@ -6,15 +6,17 @@ name, type and size, in stream order. It is hostile until proven: all that is ra
 
 import json
 import reprlib
+from collections.abc import Generator
 from itertools import accumulate
 from re import DOTALL
 from re import compile as regex
-from typing import Final, cast
+from typing import Annotated, Final, cast
 
 import msgspec
 
 from migsniff.core.errors import StreamProblem
-from migsniff.core.wire import MAX_DESCRIPTION_DEPTH, MAX_FIELDS
+from migsniff.core.events import BREATH, Event
+from migsniff.core.wire import MAX_DESCRIPTION_DEPTH, MAX_DEVICE_DESCRIPTION, MAX_FIELDS
 
 LISTS: Final = frozenset({"qtailq", "qlist", "gtree"})
 """Types whose elements stand between marker bytes; the description repeats the element's keys for each."""
@@ -82,24 +84,34 @@ class Description(msgspec.Struct, frozen=True):
 
     @classmethod
     def parse(cls, text: bytes) -> "Description":
-        """Read the JSON; raises StreamProblem (description-json, -shape, -depth or -nodes)."""
-        top = _load(text)
-        configuration = top.get("configuration")
-        return cls(
-            page_size=_number(top, "page_size", 1, 1 << 30) if "page_size" in top else None,
-            devices=tuple(
+        """Read the JSON; raises StreamProblem (description-json, -shape, -depth, -nodes or length)."""
+        try:
+            next(cls.read(text, breathe=False))
+        except StopIteration as end:
+            return cast("Description", end.value)
+        raise AssertionError("it does not yield")
+
+    @classmethod
+    def read(cls, text: bytes, *, breathe: bool) -> Generator[Event, None, "Description"]:
+        """As `parse`; with `breathe` BREATH comes behind each device: a large guest's takes half a second."""
+        top = _top(text)
+        devices = []
+        for raw in top.devices:
+            device = _load(raw, "a device")
+            devices.append(
                 DeviceDescription(
                     _text(device, "name"),
                     _number(device, "instance_id", -(1 << 31), (1 << 32) - 1) % (1 << 32),
                     _vmsd(device),
                 )
-                for device in _objects(top, "devices")
-            ),
-            configuration=None
-            if configuration is None
-            else DeviceDescription("configuration", 0, _vmsd(_object(configuration, "configuration"))),
-            text=text,
-        )
+            )
+            if breathe:
+                yield BREATH
+        configuration = None
+        if top.configuration:
+            vmsd = _vmsd(_load(top.configuration, "'configuration'"))
+            configuration = DeviceDescription("configuration", 0, vmsd)
+        return cls(top.page_size, tuple(devices), configuration, text)
 
 
 class _Object(dict[str, object]):
@@ -112,9 +124,33 @@ class _Object(dict[str, object]):
         self.pairs = pairs if len(pairs) != len(self) else None
 
 
-def _load(text: bytes) -> _Object:
+class _Top(msgspec.Struct):
+    """The outermost object, its parts as they stand there."""
+
+    devices: list[msgspec.Raw]
+    page_size: Annotated[int, msgspec.Meta(ge=1, le=1 << 30)] | None = None
+    configuration: msgspec.Raw = msgspec.Raw()
+
+
+def _top(text: bytes) -> _Top:
     if sum(map(text.count, (b"{", b"[", b","))) > MAX_FIELDS or text.count(b'"') > MAX_QUOTES:
         raise StreamProblem("description-nodes", limit=MAX_FIELDS)
+    try:
+        text.decode()
+        return msgspec.json.decode(text, type=_Top)
+    except msgspec.ValidationError as error:
+        raise shape_problem(str(error)) from None
+    except RecursionError:
+        raise StreamProblem("description-depth", limit=MAX_DESCRIPTION_DEPTH) from None
+    except ValueError as error:
+        raise StreamProblem("description-json", detail=error) from None
+
+
+def _load(raw: msgspec.Raw, what: str) -> _Object:
+    text = bytes(raw)
+    if len(text) > MAX_DEVICE_DESCRIPTION:
+        what = f"the description of {what}"
+        raise StreamProblem("length", what=what, length=len(text), limit=MAX_DEVICE_DESCRIPTION)
     steps = (_STEP.get(match[0], 0) for match in _STRING_OR_BRACKET.finditer(text))
     if max(accumulate(steps), default=0) > MAX_DESCRIPTION_DEPTH:
         raise StreamProblem("description-depth", limit=MAX_DESCRIPTION_DEPTH)
@@ -122,7 +158,7 @@ def _load(text: bytes) -> _Object:
         top = json.loads(text.decode(), object_pairs_hook=_Object)
     except (ValueError, RecursionError) as error:
         raise StreamProblem("description-json", detail=error) from None
-    return _object(top, "it")
+    return _object(top, what)
 
 
 def shape_problem(detail: str) -> StreamProblem:

@@ -440,7 +440,7 @@ class MainReader:
                 queue.check_hole()
                 yield None
             text += some
-        description = Description.parse(bytes(text))
+        description = yield from Description.read(bytes(text), breathe=self.context.breathe)
         self.item, self.described = "behind the description", True
         yield DescriptionFound(
             channel=self.channel,

@@ -244,6 +244,7 @@ MAX_RAM_BLOCKS: Final = 65536
 MAX_SECTIONS: Final = 65536
 MAX_DESCRIPTION: Final = 16 << 20
 MAX_DESCRIPTION_DEPTH: Final = 64
+MAX_DEVICE_DESCRIPTION: Final = 1 << 20  # of one device in it (real ones: up to 76 KB)
 MAX_FIELDS: Final = 1 << 20
 MAX_ASSUMED_DESCRIPTION: Final = 256 << 10  # of one device, from elsewhere (real ones: up to 76 KB)
 MAX_ASSUMED_FIELDS: Final = 1 << 15  # of one section (real ones: up to 24577)
