@@ -222,7 +222,7 @@ MISFITS: dict[str, tuple[dict[str, Any], bytes, str]] = {
         bytes(9),
         "3 bytes before the end of field 's[2].b'",
     ),
-    "too long": (device(U32), bytes(7), "3 bytes stand between its last field and the footer"),
+    "too long": (device(U32), bytes(7), "3 bytes stand between its last field and its end"),
     "an unknown subsection": (device(U32), bytes(4) + X, "subsection 'd/x'"),
     "a subsection of another version": (TWO, bytes(4) + b"\x05\x03d/x\0\0\0\2\1\2", "in field 'd/x'"),
     "more elements than are counted": (device(*COUNTED), b"\0\0\0\3" + bytes(8), "stand between"),

@@ -4,15 +4,15 @@ It is a hint. Subsections come and go, some fields have another size each time; 
 if it ends exactly where the section does. Such a description is as hostile as a stream's own.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Generator, Iterator, Sequence
+from typing import Final, NamedTuple, TypeVar
 
 import msgspec
 
 from migsniff.core.context import Context, SectionFacts
 from migsniff.core.description import LISTS, FieldDescription, Vmsd
 from migsniff.core.errors import StreamProblem
-from migsniff.core.events import Data, Field, Remembered
+from migsniff.core.events import BREATH, Data, Event, Field, Remembered
 from migsniff.core.vmdesc import Budget, Description, DeviceDescription, Walk, Walker, opaque, walk
 from migsniff.core.wire import (
     MAX_ASSUMED,
@@ -38,6 +38,11 @@ VARIABLE: Final = frozenset(
 )
 UNKNOWN: Final = "unknown"
 SUBSECTION_HEADER: Final = 6  # of a subsection without its name
+
+
+T = TypeVar("T")
+Trying = Generator[Event, None, T]
+"""Tries that take their time: BREATH comes between them."""
 
 
 class Candidate(NamedTuple):
@@ -66,15 +71,17 @@ class Assumptions:
         self.context = context
         self.left = MAX_FIELDS  # fields that they may still stand for, in descriptions and in walks
 
-    def whole(self, facts: SectionFacts, payload: Data, offset: int) -> Guess | StreamProblem | None:
+    def whole(
+        self, facts: SectionFacts, payload: Data, offset: int, *, fields: bool
+    ) -> Trying[Guess | StreamProblem | None]:
         """A section's payload, which begins at wire offset `offset`: how it reads, or why it does not fit."""
-        candidates = self.candidates(facts)
-        fields = self.context.want_fields
+        candidates = yield from self.candidates(facts)
         doubtful: Guess | None = None
         for device, remembered in candidates:
             budget = self.budget()
             walked = walk(device, payload, 0, offset, fields=fields, budget=budget)
             self.spend(budget)
+            yield from self.breath()
             if walked.problem is None and walked.end == len(payload):
                 guess = Guess(walked.fields, walked.undescribed, remembered)
                 if not walked.undescribed:
@@ -88,6 +95,7 @@ class Assumptions:
                     continue
                 walker = self.walker(payload, offset, known)
                 walker.counts = adapt == "counts"
+                yield from self.breath()
                 reached, problem = walker.device(device, variable[0] if variable else None, len(payload))
                 if problem is None and reached.end == len(payload):
                     return Guess(reached.fields if fields else (), reached.undescribed, remembered)
@@ -95,9 +103,9 @@ class Assumptions:
             return doubtful
         return self.misfit(facts, payload, offset, candidates[0], known)
 
-    def cut_off(self, facts: SectionFacts, payload: Data, offset: int) -> Guess | None:
+    def cut_off(self, facts: SectionFacts, payload: Data, offset: int) -> Trying[Guess | None]:
         """What has come of a section when the stream ends inside of it."""
-        candidates = self.candidates(facts)
+        candidates = yield from self.candidates(facts)
         known = subsections(candidates)
         for device, remembered in candidates:
             walker = self.walker(payload, offset, known)
@@ -126,16 +134,13 @@ class Assumptions:
 
     def difference(
         self, facts: SectionFacts, payload: Data, offset: int, device: DeviceDescription, assumed: Remembered
-    ) -> StreamProblem | None:
+    ) -> Trying[StreamProblem | None]:
         """Where a section that was read by `assumed` reads otherwise by its own description."""
-        candidates = [one for one in self.candidates(facts) if one.remembered == assumed]
+        candidates = yield from self.candidates(facts)
+        candidates = [one for one in candidates if one.remembered == assumed]
         if not candidates or candidates[0].device.vmsd == device.vmsd:
             return None
-        wanted, self.context.want_fields = self.context.want_fields, True
-        try:
-            guess = self.whole(facts, payload, offset)
-        finally:
-            self.context.want_fields = wanted
+        guess = yield from self.whole(facts, payload, offset, fields=True)
         budget = self.budget()
         exact = walk(device, payload, 0, offset, fields=True, budget=budget)
         self.spend(budget)
@@ -159,7 +164,12 @@ class Assumptions:
 
     # ------------------------------------------------------------ what there is to try
 
-    def candidates(self, facts: SectionFacts) -> list[Candidate]:
+    def breath(self) -> Iterator[Event]:
+        """Between two tries."""
+        if self.context.breathe:
+            yield BREATH
+
+    def candidates(self, facts: SectionFacts) -> Trying[list[Candidate]]:
         """Descriptions for a section, the likeliest first; those that are none are left out."""
         lookup = self.context.assumed
         if lookup is None:
@@ -176,6 +186,7 @@ class Assumptions:
             except (StreamProblem, ValueError):
                 continue
             found.append(Candidate(device, one))
+            yield from self.breath()
         return found
 
     def budget(self) -> Budget:

@@ -12,7 +12,7 @@ from migsniff.core.assumed import Assumptions, Guess
 from migsniff.core.bytequeue import ByteQueue, Steps
 from migsniff.core.context import Context, SectionFacts
 from migsniff.core.errors import StreamProblem, problem_text
-from migsniff.core.events import BREATH, Data, DeviceSection, Event, Field, Finding, Remembered, Severity
+from migsniff.core.events import Data, DeviceSection, Event, Field, Finding, Remembered, Severity
 from migsniff.core.sectionend import FOOTER_SIZE, parse_header, search_end
 from migsniff.core.vmdesc import Budget, Description, DeviceDescription, opaque, walk
 from migsniff.core.wire import MAX_DEVICE_STATE, MAX_DEVICE_STATE_PROCESS, MAX_ITEM_HEADER, U32
@@ -70,9 +70,9 @@ class DeviceStates:
         if length == len(payload):
             tail = b"\x7e" + U32.pack(facts.section_id) if footer else b""
             self._keep(start, (header, payload, tail), facts)
-            if self.context.breathe and self.context.assumed is not None:
-                yield BREATH
-            guess = self.assumptions.whole(facts, payload, start + len(header))
+            guess = yield from self.assumptions.whole(
+                facts, payload, start + len(header), fields=self.context.want_fields
+            )
             if isinstance(guess, Guess):
                 fields = guess.fields
                 if self.runs:
@@ -102,7 +102,7 @@ class DeviceStates:
     def _cut_off(self, facts: SectionFacts, payload: bytearray, start: int, header: int) -> Steps:
         """The stream ends inside a section: what has come of it, if a description from elsewhere tells."""
         kept = len(payload) <= MAX_DEVICE_STATE
-        guess = self.assumptions.cut_off(facts, payload, start + header) if kept else None
+        guess = (yield from self.assumptions.cut_off(facts, payload, start + header)) if kept else None
         if guess is not None:
             self.where = guess.place
             yield DeviceSection(
@@ -210,7 +210,7 @@ class DeviceStates:
                     yield self._finding(run.offset + at, problem.code, problem.text)
                 elif device is not None and at in run.assumed:
                     payload = bytes(data[at + length : stop])
-                    wrong = self.assumptions.difference(
+                    wrong = yield from self.assumptions.difference(
                         facts, payload, run.offset + at + length, device, run.assumed[at]
                     )
                     if wrong is not None:
