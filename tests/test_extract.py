@@ -1,28 +1,29 @@
 """Guest memory into files and JSON: against a model, under hostile names and lengths, on failing disks."""
 
 import errno
-import io
-import json
 import os
-import struct
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from migsniff.core.events import Event
-from migsniff.core.session import Session
-from migsniff.core.wire import Command, ItemType, RamFlag
-from migsniff.pipeline import Sink
+from migsniff.core.wire import Command, ItemType
 from migsniff.show import extract, pagestates
-from migsniff.show.extract import RamFiles
-from migsniff.show.folder import Folder
-from migsniff.show.memorydump import MemoryDump
 from tests.catalogue import SMALL, SMALL_HEAD
-from tests.playing import Cut, Stream, arrivals, bytewise, pieces_of, precopy, whole
+from tests.extracting import (
+    BLOCKS,
+    CUTS,
+    Record,
+    allocated,
+    delta,
+    dumped,
+    extracted,
+    on_disk,
+    stream_of,
+)
+from tests.playing import Cut, Stream, precopy
 from tests.streams import (
     EOF,
     FLUSH,
@@ -31,11 +32,9 @@ from tests.streams import (
     block_list,
     capabilities,
     command,
-    compressed,
     configuration,
     discard,
     filled,
-    mapped_list,
     normal,
     package,
     page_bits,
@@ -43,81 +42,9 @@ from tests.streams import (
     ram_end,
     ram_part,
     ram_start,
-    record,
     xbzrle,
     zero,
 )
-
-# ---------------------------------------------------------------- helpers
-
-Record = tuple[bytes, int, int | bytes]
-"""Block, page number, and what comes: the byte that fills the page (0: a zero page) or an XBZRLE delta."""
-
-
-def stream_of(blocks: dict[bytes, int], records: Sequence[Record], per_section: int = 7) -> Stream:
-    """A precopy of these records, in sections of ram of so many records each."""
-    items = []
-    block = None
-    for name, page, fill in records:
-        named = None if name == block else name
-        block = name
-        if isinstance(fill, bytes):
-            items.append(xbzrle(page * SMALL, named, fill))
-        else:
-            items.append(
-                normal(page * SMALL, named, filled(SMALL, fill)) if fill else zero(page * SMALL, named)
-            )
-    parts = [ram_part(*items[at : at + per_section]) for at in range(0, len(items), per_section)]
-    return precopy(SMALL_HEAD, ram_start(blocks), *parts, ram_end(), EOF)
-
-
-def show(stream: Stream, *sinks: Sink, cut: Cut = whole) -> None:
-    """Give a stream's events to sinks while the bytes they lend are there."""
-    session = Session(contents=True)
-
-    def events() -> Iterator[Event]:
-        for arrival in arrivals(stream, cut):
-            yield from session.feed(arrival)
-        yield from session.finish()
-
-    for event in events():
-        for sink in sinks:
-            sink.show("m", 0, event)
-
-
-def extracted(stream: Stream, path: Path, cut: Cut = whole) -> RamFiles:
-    with Folder(str(path)) as folder:
-        files = RamFiles(folder)
-        show(stream, files, cut=cut)
-        files.close()
-    return files
-
-
-def dumped(stream: Stream, path: Path, cut: Cut = whole) -> tuple[dict[str, str], list[str]]:
-    out = io.StringIO()
-    with Folder(str(path)) as folder:
-        memory = MemoryDump(folder)
-        show(stream, memory, cut=cut)
-        memory.write(out.write, "")
-        memory.close()
-    pairs = json.loads(out.getvalue(), object_pairs_hook=list)
-    assert len(dict(pairs)) == len(pairs)
-    return dict(pairs), memory.problems
-
-
-def on_disk(path: Path) -> dict[str, bytes]:
-    return {
-        str(file.relative_to(path)): file.read_bytes()
-        for file in sorted(path.rglob("*"))
-        if file.is_file() and not file.is_symlink()
-    }
-
-
-def allocated(path: Path) -> int:
-    return path.stat().st_blocks * 512
-
-
-BLOCKS = {b"ram": 64 * SMALL, b"/rom@etc/acpi/tables": 8 * SMALL, b"vga": 16 * SMALL}
 
 # ---------------------------------------------------------------- pages, against a model
 
@@ -132,23 +59,7 @@ any_records = st.lists(
     ),
     max_size=60,
 )
-CUTS: list[Cut] = [whole, bytewise, pieces_of(300), pieces_of(5000)]
 PROPERTY = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-
-
-def number(value: int) -> bytes:
-    """ULEB128 of one or two bytes."""
-    return bytes([value]) if value < 128 else bytes([value & 127 | 128, value >> 7])
-
-
-def delta(*runs: tuple[int, bytes]) -> bytes:
-    """Runs: bytes that stay, bytes that are new; as much of them as fits into a page."""
-    encoded, left = b"", SMALL
-    for stay, new in runs:
-        if stay + len(new) <= left:
-            encoded += number(stay) + number(len(new)) + new
-            left -= stay + len(new)
-    return encoded
 
 
 def changed(page: bytes, encoded: bytes) -> bytes:
@@ -223,164 +134,6 @@ def test_the_dump_has_each_page_once_where_it_first_came(
     assert list(found.items()) == list(model.items())
 
 
-# ---------------------------------------------------------------- deltas and compressed pages
-
-BAD_DELTAS = {
-    b"\x01": "ends inside a run",
-    b"\x81": "ends inside a run",
-    b"\x00\x81": "ends inside a run",
-    b"\x00\x02a": "ends inside a run",
-    b"\x00\x00": "has a run of no bytes",
-    b"\x00\x01a\x00\x01b": "has a run of no bytes",
-    b"\x81\x81\x01\x01a": "has a number of more than two bytes",
-    number(SMALL) + b"\x01a": f"runs over the page's {SMALL} bytes",
-    number(SMALL - 1) + b"\x02ab": f"runs over the page's {SMALL} bytes",
-}
-
-
-@pytest.mark.parametrize("bad", BAD_DELTAS, ids=lambda bad: bad.hex())
-def test_a_bad_delta_is_told_with_its_place(tmp_path: Path, bad: bytes) -> None:
-    records: list[Record] = [(b"vga", 1, 1), (b"vga", 2, 2), (b"vga", 1, bad), (b"vga", 2, b"\x03\x01!")]
-    stream = stream_of({b"vga": 4 * SMALL}, records)
-    files = extracted(stream, tmp_path)
-    place = stream.main.index(xbzrle(SMALL, None, bad)) + 11
-    assert files.problems == [
-        f"page {SMALL:#x} of vga, at offset {place} of main: the XBZRLE delta {BAD_DELTAS[bad]}",
-        "1 page could not be put together from what was sent last",
-    ]
-    assert on_disk(tmp_path)["vga"][2 * SMALL :] == b"\2\2\2!" + b"\2" * (SMALL - 4) + bytes(SMALL)
-
-
-def test_a_delta_for_a_page_never_sent(tmp_path: Path) -> None:
-    ok = b"\x00\x01!"
-    records: list[Record] = [
-        (b"vga", 1, ok),
-        (b"vga", 1, ok),
-        (b"vga", 3, ok),
-        (b"vga", 3, 7),
-        (b"vga", 3, ok),
-    ]
-    files = extracted(stream_of({b"vga": 4 * SMALL}, records), tmp_path)
-    assert [problem.partition(", at ")[0] for problem in files.problems[:2]] == [
-        "page 0x100 of vga",
-        "page 0x300 of vga",
-    ]
-    assert files.problems[0].endswith(": an XBZRLE delta for a page that was never sent whole")
-    assert files.problems[2:] == ["1 page could not be put together from what was sent last"]
-    assert on_disk(tmp_path)["vga"] == bytes(3 * SMALL) + b"!" + b"\7" * (SMALL - 1)
-
-
-def test_thousands_of_bad_deltas_are_told_in_few_lines(tmp_path: Path) -> None:
-    records: list[Record] = [(b"ram", page, b"\x01") for page in range(1000)]
-    files = extracted(stream_of({b"ram": 1000 * SMALL}, records), tmp_path)
-    assert len(files.problems) == extract.MOST_PROBLEMS + 1
-    assert files.problems[-1].startswith("1000 pages could not be put together")
-
-
-KILO = 1024
-
-
-def compressed_stream(*records: bytes) -> Stream:
-    return precopy(
-        HEADER,
-        configuration(b"virt", page_bits(10)),
-        ram_start({b"ram": 4 * KILO}),
-        ram_part(*records),
-        ram_end(),
-        EOF,
-    )
-
-
-def deflated(packed: bytes, page: int = 1) -> bytes:
-    return record(page * KILO, RamFlag.COMPRESS_PAGE, struct.pack(">I", len(packed)) + packed, None)
-
-
-@pytest.mark.parametrize("cut", CUTS)
-def test_compressed_pages_are_inflated(tmp_path: Path, cut: Cut) -> None:
-    pages = [bytes(number * 7 % 251 for number in range(start, start + KILO)) for start in range(3)]
-    stream = compressed_stream(
-        compressed(KILO, b"ram", pages[0]),
-        compressed(0, None, pages[1]),
-        compressed(2 * KILO, None, pages[2]),
-        compressed(0, None, pages[2]),
-        zero(2 * KILO),
-    )
-    files = extracted(stream, tmp_path, cut)
-    assert files.problems == []
-    assert on_disk(tmp_path) == {"ram": pages[2] + pages[0] + bytes(2 * KILO)}
-
-
-GOOD = zlib.compress(filled(KILO))
-BAD_PAGES = [
-    (b"junk", " cannot be decompressed: Error -3 while decompressing data: incorrect header check"),
-    (zlib.compress(bytes(KILO + 1)), " decompresses to more than its 1024 bytes"),
-    (zlib.compress(bytes(1 << 19), 9), " decompresses to more than its 1024 bytes"),  # a bomb
-    (zlib.compress(bytes(KILO - 1)), " decompresses to 1023 bytes instead of 1024"),
-    (GOOD[:-2], " is cut short: its compressed data ends behind 1024 of 1024 bytes"),
-    (GOOD + b"abc", ": 3 bytes behind the end of its compressed data"),
-]
-
-
-@pytest.mark.parametrize(("packed", "problem"), BAD_PAGES)
-def test_a_bad_compressed_page_is_told_with_its_place(tmp_path: Path, packed: bytes, problem: str) -> None:
-    good = filled(KILO)
-    stream = compressed_stream(
-        compressed(0, b"ram", good), deflated(packed), compressed(2 * KILO, None, good)
-    )
-    files = extracted(stream, tmp_path)
-    place = stream.main.index(struct.pack(">I", len(packed)) + packed) + 4
-    assert files.problems == [
-        f"page 0x400 of ram, at offset {place} of main: the page{problem}",
-        "1 page could not be put together from what was sent last",
-    ]
-    assert on_disk(tmp_path) == {"ram": filled(KILO) + bytes(KILO) + filled(KILO) + bytes(KILO)}
-
-
-@pytest.mark.parametrize("cut", CUTS)
-def test_mapped_ram(tmp_path: Path, cut: Cut) -> None:
-    pages = {
-        b"ram": [filled(SMALL, 1), *[None] * 70, filled(SMALL, 2), filled(SMALL, 3)],
-        b"rom": [None, filled(SMALL, 4)],
-    }
-    stream = precopy(
-        HEADER,
-        configuration(b"virt", page_bits(8), capabilities(b"mapped-ram")),
-        ram(1, mapped_list(pages, SMALL)),  # type: ignore[arg-type]
-        ram_end(),
-        EOF,
-    )
-    files = extracted(stream, tmp_path / "files", cut)
-    contents = {
-        name.decode(): b"".join(page or bytes(SMALL) for page in listed) for name, listed in pages.items()
-    }
-    assert on_disk(tmp_path / "files") == contents
-    assert (files.names, files.problems) == (["ram", "rom"], [])
-    found, _ = dumped(stream, tmp_path / "dump", cut)
-    assert list(found.items()) == [
-        (
-            f"{name.decode()} (0x{number * SMALL:016x})",
-            "Filled with 0x00" if page is None else page.hex(" "),
-        )
-        for name, listed in pages.items()
-        for number, page in enumerate(listed)
-    ]
-
-
-def test_many_pages_side_by_side(tmp_path: Path) -> None:
-    """More than one writev takes."""
-    records: list[Record] = [(b"ram", page, page % 255 + 1) for page in range(3000)]
-    extracted(stream_of({b"ram": 3000 * SMALL}, records, 3000), tmp_path)
-    expected = b"".join(bytes([page % 255 + 1]) * SMALL for page in range(3000))
-    assert on_disk(tmp_path) == {"ram": expected}
-
-
-def test_more_blocks_than_files_are_open(tmp_path: Path) -> None:
-    blocks = {b"block%03d" % number: SMALL for number in range(2 * extract.OPEN_FILES + 10)}
-    records: list[Record] = [(name, 0, fill) for fill in (9, 5) for name in (*blocks, *reversed(blocks))]
-    extracted(stream_of(blocks, records), tmp_path)
-    assert on_disk(tmp_path) == {name.decode(): b"\5" * SMALL for name in blocks}
-
-
 # ---------------------------------------------------------------- sparse
 
 
@@ -400,6 +153,21 @@ def test_zero_pages_behind_data_clear_it_and_leave_holes(tmp_path: Path) -> None
     extracted(stream_of({b"ram": size}, records, 1 << 20), tmp_path)
     assert on_disk(tmp_path) == {"ram": bytes(size)}
     assert allocated(tmp_path / "ram") <= 1 << 17
+
+
+def test_many_pages_side_by_side(tmp_path: Path) -> None:
+    """More than one writev takes."""
+    records: list[Record] = [(b"ram", page, page % 255 + 1) for page in range(3000)]
+    extracted(stream_of({b"ram": 3000 * SMALL}, records, 3000), tmp_path)
+    expected = b"".join(bytes([page % 255 + 1]) * SMALL for page in range(3000))
+    assert on_disk(tmp_path) == {"ram": expected}
+
+
+def test_more_blocks_than_files_are_open(tmp_path: Path) -> None:
+    blocks = {b"block%03d" % number: SMALL for number in range(2 * extract.OPEN_FILES + 10)}
+    records: list[Record] = [(name, 0, fill) for fill in (9, 5) for name in (*blocks, *reversed(blocks))]
+    extracted(stream_of(blocks, records), tmp_path)
+    assert on_disk(tmp_path) == {name.decode(): b"\5" * SMALL for name in blocks}
 
 
 # ---------------------------------------------------------------- names

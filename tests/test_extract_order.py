@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from migsniff.core.wire import MultifdFlag
 from tests.catalogue import SMALL, SMALL_HEAD
+from tests.extracting import extracted, on_disk
 from tests.playing import Stream
 from tests.streams import EOF, FLUSH, filled, hello, multifd_packet, ram_end, ram_part, ram_start, zero
-from tests.test_extract import extracted, on_disk
 
 CHANNELS = 3
 PAGES = 8

@@ -20,12 +20,14 @@ from migsniff.cli import main
 from migsniff.qemu import Qemu
 from tests.qemu import ENDED, Migration, poll, require
 from tests.relays import Proxy
+from tests.test_postcopy import pause
 
 MEM = 64  # MiB
 LOW = 0xA0000  # behind it the guest sees other things than pc.ram, up to 1 MiB
 HIGH = 1 << 20
 BIOS_END = 1 << 32
 Status = Mapping[str, Any]
+Captured = pytest.CaptureFixture[str]
 
 
 def begun(status: Status) -> bool:
@@ -53,6 +55,7 @@ class Mode:
     params: Mapping[str, int | str] = field(default_factory=dict)
     until: Callable[[Status], bool] = twice
     kinds: Sequence[str] = ("normal", "zero")
+    pauses: int = 0  # how often postcopy is interrupted, to go on over a new connection
 
     @property
     def postcopy(self) -> bool:
@@ -60,6 +63,7 @@ class Mode:
 
 
 SLOW = {"max-bandwidth": 60_000_000, "downtime-limit": 1}
+CRAWL = {**SLOW, "max-postcopy-bandwidth": 200_000}
 MODES = {
     "plain": Mode(),
     "xbzrle": Mode(["xbzrle"], SLOW, deltas, ("normal", "zero", "xbzrle")),
@@ -70,10 +74,17 @@ MODES = {
     "passes": Mode(["multifd"], {"multifd-channels": 4, **SLOW}, often),
     "postcopy": Mode(["postcopy-ram"], SLOW, begun),
     "preempt": Mode(["postcopy-ram", "postcopy-preempt", "return-path"], SLOW, begun),
+    "recovery": Mode(["postcopy-ram"], CRAWL, begun, pauses=1),
+    "recoveries": Mode(["postcopy-ram", "postcopy-preempt", "return-path"], CRAWL, begun, pauses=2),
     "both": Mode(["postcopy-ram", "multifd"], SLOW, begun),
 }
 ALWAYS = [("7.2", "xbzrle"), ("10.0", "zstd"), ("10.0", "preempt")]
-FIRST = {"preempt": "7.2", "both": "11.1", "zstd": "7.2"}  # 5.2 here was built without zstd
+FIRST = {
+    "preempt": "7.2",
+    "recoveries": "7.2",
+    "both": "11.1",
+    "zstd": "7.2",
+}  # 5.2 here was built without zstd
 LAST = {"compress": "7.2"}
 ALL = [
     (version, mode)
@@ -104,6 +115,10 @@ def migrate(migration: Migration, mode: Mode, where: str) -> None:
     assert not mode.postcopy or now["status"] == "active"
     if mode.postcopy:
         source.execute("migrate-start-postcopy")
+        for _ in range(mode.pauses):
+            pause(migration, where)
+        if mode.pauses:
+            source.execute("migrate-set-parameters", **{"max-postcopy-bandwidth": 0})
     else:
         source.execute("migrate-set-parameters", **{"downtime-limit": 100_000})
     for side in (source, destination):
@@ -111,12 +126,21 @@ def migrate(migration: Migration, mode: Mode, where: str) -> None:
         assert now["status"] == "completed", now
 
 
+def compare(migration: Migration, truth: str, file: Path, out: Path, capfd: Captured) -> None:
+    """Extract the memory in a file, and compare it with that of the source or the destination."""
+    low, high = migration.memory(truth, 0, LOW), migration.memory(truth, HIGH, (MEM << 20) - HIGH)
+    code = main(["analyze", "-x", "-f", str(file), "--output-dir", str(out)])
+    assert (code, capfd.readouterr().err) == (0, "")
+    found, bios = (out / "pc.ram").read_bytes(), (out / "pc.bios").read_bytes()
+    assert differing(bios, migration.memory(truth, BIOS_END - len(bios), len(bios))) == []
+    assert differing(found[:LOW], low) == []
+    assert differing(found[HIGH:], high) == []
+
+
 @pytest.mark.parametrize(
     ("version", "mode"), ALL if os.environ.get("MIGSNIFF_PROOFS") else ALWAYS, ids=lambda value: value
 )
-def test_extracted_memory_is_the_guests(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], version: str, mode: str
-) -> None:
+def test_extracted_memory_is_the_guests(tmp_path: Path, capfd: Captured, version: str, mode: str) -> None:
     require(version)
     how = MODES[mode]
     waits = "" if how.postcopy else "-S"
@@ -124,17 +148,9 @@ def test_extracted_memory_is_the_guests(
     with guest as migration, Proxy(tmp_path, migration.listen(), "--ram", "keep") as proxy:
         migrate(migration, how, proxy.where)
         truth = "source" if how.postcopy else "destination"
-        low, high = migration.memory(truth, 0, LOW), migration.memory(truth, HIGH, (MEM << 20) - HIGH)
         (verdict,) = proxy.verdicts()
         assert verdict["outcome"] == "completed", verdict
-        code = main(["analyze", "-x", "-f", str(proxy.capture()), "--output-dir", str(tmp_path / "memory")])
-        said = capfd.readouterr()
-        assert (code, said.err) == (0, "")
-        found = (tmp_path / "memory/pc.ram").read_bytes()
-        bios = (tmp_path / "memory/pc.bios").read_bytes()
-        assert differing(bios, migration.memory(truth, BIOS_END - len(bios), len(bios))) == []
-        assert differing(found[:LOW], low) == []
-        assert differing(found[HIGH:], high) == []
+        compare(migration, truth, proxy.capture(), tmp_path / "memory", capfd)
         carried = {
             kind
             for event in proxy.events
@@ -143,3 +159,28 @@ def test_extracted_memory_is_the_guests(
             if count
         }
         assert set(how.kinds) <= carried
+
+
+@pytest.mark.skipif(not os.environ.get("MIGSNIFF_PROOFS"), reason="MIGSNIFF_PROOFS is not set")
+@pytest.mark.parametrize(
+    ("version", "uri", "caps"),
+    [
+        ("7.2", "exec:cat > {}/dump", []),
+        ("10.0", "file:{}/dump", ["mapped-ram"]),
+        ("11.1", "file:{}/dump", ["mapped-ram", "multifd"]),
+    ],
+)
+def test_memory_out_of_a_file(
+    tmp_path: Path, capfd: Captured, version: str, uri: str, caps: list[str]
+) -> None:
+    require(version)
+    with Migration(version, mem=MEM, workload=48, caps=caps) as migration:
+        migration.source.execute("stop")
+        migration.start(uri.format(migration.shared.inside))
+
+        def status() -> object:
+            return migration.source.execute("query-migrate").get("status")
+
+        assert poll(lambda: status() in ENDED, 60)
+        assert status() == "completed"
+        compare(migration, "source", migration.shared.path / "dump", tmp_path, capfd)
