@@ -75,4 +75,6 @@ def _of(events: Events, kind: str) -> Events:
 
 def _bytes(event: dict[str, Any]) -> int:
     """The bytes of page records, and of the word that ends a PART (but not of that which ends an END)."""
-    return int(event["counts"]["bytes"]) + (8 if event.get("section_type") == "PART" else 0)
+    pages = int(event["counts"]["bytes"])
+    cut_off = event["type"] == "loose-pages" and not event["channel"].startswith("preempt")
+    return pages + (8 if event.get("section_type") == "PART" or (cut_off and event["size"] > pages) else 0)

@@ -210,6 +210,7 @@ class Migration:
     def start(self, uri: str) -> None:
         """Begin to migrate to `uri`."""
         self._began = time.monotonic()
+        self.uri = uri
         self.source.execute("migrate", uri=uri)
 
     def wait(self, timeout: float = 60, until: Sequence[str] = ENDED) -> Result:

@@ -26,7 +26,7 @@ from typing import Any
 import zstandard
 
 from tests.guests import s390x_loop
-from tests.matrix import DISK, MACHINES, UUID, add_bitmaps, disk, shared_memory
+from tests.matrix import DISK, MACHINES, UUID, add_bitmaps, disk, recover, shared_memory
 from tests.qemu import ENDED, Migration, missing, poll
 from tests.relays import Proxy, Recorder
 
@@ -41,6 +41,10 @@ def _later(seconds: float, command: str) -> Callable[[Migration], None]:
         migration.source.execute(command)
 
     return meanwhile
+
+
+def _interrupted(migration: Migration) -> None:
+    recover(migration, migration.uri.removeprefix("tcp:"))
 
 
 def _let_converge(migration: Migration) -> None:
@@ -147,6 +151,10 @@ RECIPES: dict[str, Recipe] = {
             "params": {**SLOW, "max-postcopy-bandwidth": 10_000_000},
         },
         meanwhile=_later(0.3, "migrate-start-postcopy"),
+    ),
+    # interrupted in postcopy, it goes on over a second connection
+    "x86-72-recovered": Recipe(
+        "7.2", {**WORKLOAD, "caps": ["postcopy-ram"], "params": SLOW}, meanwhile=_interrupted
     ),
     "x86-100-multifd": Recipe("10.0", {**WORKLOAD, "caps": ["multifd"]}),
     "x86-72-cancelled": Recipe(

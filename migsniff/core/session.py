@@ -115,8 +115,15 @@ class Session:
         yield from self._unanswered()
         yield from self._multifd_ended()
         ok, outcome, message, offset = judge(list(self.connections.values()), self.looks_like)
+        mains = [each.name for each in self.connections.values() if each.main is not None]
         yield Verdict(
-            channel="main", direction="fwd", offset=offset, size=0, ok=ok, outcome=outcome, message=message
+            channel=(mains[-1] if mains else None) or "main",
+            direction="fwd",
+            offset=offset,
+            size=0,
+            ok=ok,
+            outcome=outcome,
+            message=message,
         )
 
     def _unanswered(self) -> Iterator[Event]:

@@ -62,7 +62,7 @@ def judge(connections: Sequence["Connection"], looks_like: Callable[[bytes], str
         place = f"at offset {decoder.queue.mark} of {main.name}, {located(decoder.problem_where)}"
         return False, "undecodable", f"{decoder.problem.text}, {place}; {ending}", offset
     if main.main.finished and decoder.steps is None:
-        return _finished(main, first, shut, ending, offset)
+        return _finished(main, _resumed(connections), first, shut, ending, offset)
     place = f"at offset {offset} of {main.name}, {located(decoder.where)}"
     if main.main.checkpoints is not None:
         return True, "completed", f"{_checkpoints(main)}; the stream ends {place}; {ending}", offset
@@ -97,6 +97,12 @@ def _judged(connections: Sequence["Connection"], main: "Connection") -> list["Co
     return [c for c in connections if c is main or c.main is None]
 
 
+def _resumed(connections: Sequence["Connection"]) -> int:
+    """How often the last migration that was begun went on over a new connection."""
+    roles = [c.role for c in connections if c.role in ("main", "resumed")]
+    return roles[::-1].index("main") if "main" in roles else len(roles)
+
+
 def _postcopy(main: "Connection", first: ConnectionEnd) -> tuple[str, str]:
     """How it broke off behind the package: outcome and message."""
     if first.by == "destination" and _loading(main):
@@ -129,11 +135,13 @@ def _without_main(
 
 
 def _finished(
-    main: "Connection", first: ConnectionEnd | None, shut: int | None, ending: str, offset: int
+    main: "Connection", resumed: int, first: ConnectionEnd | None, shut: int | None, ending: str, offset: int
 ) -> Judgement:
-    """The whole stream was sent."""
+    """The whole stream was sent. `resumed`: how often it went on over a new connection."""
     assert main.main is not None
     sent = "the whole stream was sent"
+    if resumed:
+        sent += f", after postcopy was resumed {resumed} time{'s' if resumed > 1 else ''}"
     if main.main.holes:
         sent += f" ({main.main.holes} holes among the devices are holes of this capture)"
     if shut:

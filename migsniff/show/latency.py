@@ -131,7 +131,10 @@ class FaultStats:
                 f" (median {seconds(median)}, p99 {seconds(high)}, longest {seconds(self.latencies.largest)})"
             )
         for count, what in (
-            (self.by_channel["preempt"], "on preempt"),
+            (
+                sum(self.by_channel[each] for each in self.by_channel if each.startswith("preempt")),
+                "on preempt",
+            ),
             (self.crossed, "sent before they were asked for"),
             (self.again, "asked again"),
             (self.refused, "not possible"),
