@@ -36,6 +36,8 @@ def event(kind: str, offset: int, size: int = 0, channel: str = "main") -> dict[
         ([event("header", 0, 8), event("end", 20)], ["8 to 20 of main fwd"]),
         ([event("a", 0, 8), event("b", 9, 3), event("c", 0, 10), event("end", 12)], []),
         ([event("end", 8, channel="preempt")], []),
+        ([event("a", 0, 8), event("loose-pages", 13, 3), event("end", 16)], []),
+        ([event("a", 0, 8), event("loose-pages", 14, 3), event("end", 17)], ["8 to 14 of main fwd"]),
         ([event("end", 9, channel="preempt")], ["0 to 9 of preempt fwd"]),
     ],
 )
