@@ -306,6 +306,12 @@ KNOWN: tuple[Known, ...] = (
         lambda own, said, machine: all(said[name] - own[name] == 8 for name in said),
     ),
     Known(
+        "recovery: a page request that came when the connection was broken is not counted",
+        ("postcopy-requests",),
+        ("recovery",),
+        lambda own, said, machine: 0 < own["postcopy-requests"] - said["postcopy-requests"] < 8,
+    ),
+    Known(
         "recovery: QEMU counts pages that were in its buffer when the connection broke",
         (*NORMAL, "duplicate", "transferred"),
         ("recovery",),

@@ -35,7 +35,7 @@ LAYERS = (
     ("errors", "wire"),
     ("events",),
     ("bytequeue", "contents", "registry", "text"),
-    ("fieldtypes", "description", "inflaters", "messages", "multifdfacts", "pages"),
+    ("fieldtypes", "oldstyle", "description", "inflaters", "messages", "multifdfacts", "pages"),
     ("multifdmethods",),
     ("faults", "vmdesc", "pagecount", "livesections"),
     ("context",),

@@ -10,6 +10,7 @@ from itertools import chain
 from typing import Final, cast
 
 import msgspec
+from msgspec.structs import replace
 
 from migsniff.core import fieldtypes
 from migsniff.core.description import (
@@ -22,6 +23,7 @@ from migsniff.core.description import (
 )
 from migsniff.core.errors import StreamProblem
 from migsniff.core.events import Data, Field, Value
+from migsniff.core.oldstyle import meaning
 from migsniff.core.registry import field_type
 from migsniff.core.wire import MAX_FIELDS, U32, ItemType
 
@@ -82,6 +84,8 @@ def walk(
         walker = Walker(view, start, wire_offset - start, fields, budget)
         try:
             walker.vmsd(device.vmsd, len(view), found)
+            if device.vmsd.version is None and found and (what := meaning(device.name, found[0].raw)):
+                found[0] = replace(found[0], value=what)
             if budget.fields < 0:
                 raise StreamProblem("description-nodes", limit=MAX_FIELDS)
         except StreamProblem as error:
