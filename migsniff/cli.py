@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from migsniff.show.log import LogOptions
 
 FINE, BAD, USAGE, BUG = 0, 1, 2, 3
-COMMANDS = ("proxy", "read", "info", "export", "analyze", "descriptions", "demo")
+COMMANDS = ("proxy", "sniff", "read", "info", "export", "analyze", "descriptions", "demo")
 SIZES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 
@@ -87,6 +87,10 @@ def _run(options: argparse.Namespace) -> int:
         from migsniff.proxy import serve
 
         return serve(options, log_options(options))
+    if options.command == "sniff":
+        from migsniff.sniff import sniff
+
+        return sniff(options, log_options(options))
     from migsniff.descriptions import descriptions, open_descriptions
 
     if options.command == "read":
@@ -139,6 +143,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"migsniff {migsniff.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_proxy(commands.add_parser("proxy", help="stand between source and destination (the default)"))
+    _add_sniff(commands.add_parser("sniff", help="watch migrations pass on an interface"))
     _add_read(commands.add_parser("read", help="print what the live log printed, from a capture or a dump"))
     _add_info(commands.add_parser("info", help="one screen about a capture or a dump"))
     _add_export(commands.add_parser("export", help="a capture as packets, for Wireshark"))
@@ -191,6 +196,28 @@ def _add_proxy(parser: argparse.ArgumentParser) -> None:
         choices=("strip", "keep"),
         default="strip",
         help="strip: no guest memory on disk (default); keep: the wire's bytes",
+    )
+    view = parser.add_argument_group("showing")
+    view.add_argument(
+        "--log", action="store_true", help="the log instead of the live view, on a terminal too"
+    )
+    _add_known(parser)
+    _add_log(parser)
+
+
+def _add_sniff(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Decode migrations that pass on an interface, as packets. Nothing is sent or changed."
+    )
+    parser.add_argument("-i", "--interface", required=True, metavar="IFACE", help='the interface, or "any"')
+    _add_port(parser)
+    saving = parser.add_argument_group("saving")
+    saving.add_argument("-w", "--write", metavar="DIR", help="where captures go (default: none are kept)")
+    saving.add_argument(
+        "--ram",
+        choices=("strip", "keep"),
+        default="strip",
+        help="strip: no guest memory on disk (default); keep: the bytes as they passed",
     )
     view = parser.add_argument_group("showing")
     view.add_argument(
