@@ -357,6 +357,21 @@ def test_files_that_lie(data: bytes, message: str) -> None:
         list(source(data).found())
 
 
+@pytest.mark.parametrize("offset", [0, 1 << 62, -(1 << 62)])
+def test_clocks_that_lie(offset: int) -> None:
+    """Times that no calendar has."""
+    options = struct.pack("<HHB3xHHqHH", 9, 1, 0, 14, 8, offset, 0, 0)
+    data = NG[:28] + block(1, struct.pack("<HHI", 1, 0, 0) + options)
+    for packet in talks(STREAMS["precopy"], 200):
+        frame = packet.ethernet()
+        head = struct.pack("<IIIII", 0, 0xFFFFFFFF, packet.time, len(frame), len(frame))
+        data += block(6, head + frame)
+    found = source(data)
+    assert verdict(decode(Session(), found.arrivals())).outcome == "completed"
+    assert found.start_time is not None
+    assert found.start_time.year in (1970, 9999)
+
+
 def ethernet(data: bytes, kind: int = 0x0800) -> bytes:
     return bytes(12) + struct.pack(">H", kind) + data
 

@@ -23,6 +23,7 @@ BYTE_ORDER: Final = 0x1A2B3C4D
 TSRESOL, TSOFFSET = 9, 14
 MAX_PACKET: Final = 1 << 20  # bytes captured of one: none is larger than BIG TCP's half a megabyte
 MAX_INTERFACES: Final = 4096
+MAX_TIME: Final = 253_402_300_000 * 1_000_000_000  # ns: the year 9999, the last that has a date
 READ: Final = 1 << 20
 
 
@@ -222,5 +223,6 @@ def _packet(
         return None
     interface = interfaces[number]
     time = ((high << 32) | low) * 1_000_000_000 // interface.ticks + interface.offset * 1_000_000_000
+    time = max(0, min(time, MAX_TIME))
     start = at + 28
     return time, data, start, start + captured, max(wire, captured), interface.link
