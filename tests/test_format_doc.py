@@ -47,7 +47,9 @@ from tests.streams import (
     section,
 )
 
-TEXT = (Path(__file__).parents[1] / "docs/format.md").read_text()
+ROOT = Path(__file__).parents[1]
+SAMPLES = ROOT / "captures/samples"
+TEXT = (ROOT / "docs/format.md").read_text()
 LINE = re.compile(
     r"(?:(?P<at>[0-9a-f]{4,6})  )?"
     r"(?:\| (?P<text>.*)|(?P<byte>[0-9a-f]{2}) \* (?P<times>\d+)|(?P<hex>[0-9a-f]{2}(?: [0-9a-f]{2})*))"
@@ -102,6 +104,7 @@ class TestTables:
             wire.CmmaFlag,
             wire.VfioTag,
             wire.MultifdFlag,
+            wire.ColoMessageType,
         ],
     )
     def test_numbers(self, numbers: type[IntEnum] | type[IntFlag]) -> None:
@@ -209,8 +212,15 @@ class TestStructure:
         }
         assert {name for name, _ in cited if name.endswith("*")} == starred
 
+    def test_samples(self) -> None:
+        named = re.findall(
+            r"`((?:x86|aarch64|ppc64|riscv64|s390x)-\d[\w.-]*)`", TEXT.split("## 23. Evidence")[1]
+        )
+        assert len(named) > 30
+        assert [name for name in named if not (SAMPLES / name / "manifest.json").exists()] == []
+
     def test_files(self) -> None:
-        root = Path(__file__).parents[1] / "migsniff/core"
+        root = ROOT / "migsniff/core"
         for name in re.findall(r"`(\w+\.py)`", TEXT.split("## 25.")[1]):
             assert (root / name).exists(), name
 
