@@ -17,7 +17,7 @@ from typing import Final
 import msgspec
 
 from migsniff.core.errors import problem_text
-from migsniff.core.events import Arrival, Chunk, Direction, Ended, EndKind, Learned, Opened, Party
+from migsniff.core.events import Arrival, Chunk, Direction, Ended, EndKind, Learned, LearnedTls, Opened, Party
 from migsniff.feed.capture import CaptureWriter
 from migsniff.feed.connection import LegName
 from migsniff.feed.grouping import ENOUGH, Group, Opening, group_of, opening_of
@@ -200,6 +200,8 @@ class LiveMigration:
             return
         if page_size := session.learned_page_size():
             capture.learned(Learned(chunk.time, chunk.connection, page_size))
+        for offset, facts in session.learned_tls():
+            capture.learned(LearnedTls(chunk.time, chunk.connection, chunk.direction, offset, facts))
         name = session.channel(chunk.connection)
         capture.chunk(chunk, name, session.omitted, has_events, session.settled)
 

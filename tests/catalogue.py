@@ -4,6 +4,7 @@ import struct
 
 from migsniff.core.events import Direction
 from migsniff.core.wire import Command, ItemType, ReturnPathType
+from tests import tlsstreams
 from tests.playing import Stream, precopy
 from tests.streams import (
     EOF,
@@ -314,8 +315,43 @@ STREAMS: dict[str, Stream] = {
         SMALL_HEAD, passes(), EOF, described((), page_size=PAGE_SIZE)
     ),
     "tls": Stream(
-        ((0, "fwd", b"\x16\3\1\0\x20 client hello"), (0, "rev", b"\x16\3\3\0\x20 server hello")),
+        (
+            (*MAIN, tlsstreams.client(0x0304, name=b"dest", psk=True)),
+            (*BACK, tlsstreams.server(psk=True) + tlsstreams.CHANGED + tlsstreams.data(40)),
+            (*MAIN, tlsstreams.CHANGED + tlsstreams.data(53, 300, 900, 19)),
+            (*BACK, tlsstreams.data(60)),
+        ),
         outcome="opaque",
+    ),
+    "tls that asks once more": Stream(
+        (
+            (*MAIN, tlsstreams.client(0x0304)),
+            (*BACK, tlsstreams.server(retry=True) + tlsstreams.CHANGED),
+            (*MAIN, tlsstreams.CHANGED + tlsstreams.client(0x0304)),
+            (*BACK, tlsstreams.server() + tlsstreams.data(40)),
+            (*MAIN, tlsstreams.data(53, 70)),
+        ),
+        outcome="opaque",
+    ),
+    "tls 1.2": Stream(
+        (
+            (*MAIN, tlsstreams.client()),
+            (*BACK, tlsstreams.server(0x0303, 0xC02F) + tlsstreams.record(22, b"\x0b" + bytes(40))),
+            (*MAIN, tlsstreams.CHANGED + tlsstreams.record(22, b"\1" * 40) + tlsstreams.data(70)),
+            (*MAIN, tlsstreams.record(21, bytes(26))),
+        ),
+        outcome="opaque",
+    ),
+    "tls that is refused": Stream(
+        (
+            (*MAIN, tlsstreams.client(0x0304)),
+            (*BACK, tlsstreams.record(21, b"\2\x28")),
+        ),
+        outcome="failed",
+    ),
+    "tls with something else behind it": Stream(
+        ((*MAIN, tlsstreams.client(0x0304) + tlsstreams.data(40) + b"something else"),),
+        outcome="undecodable",
     ),
     "no stream": precopy(b"GET / HTTP/1.1\r\n\r\n", outcome="not-a-stream"),
     "a connection that says nothing": Stream(((0, "fwd", b""),), outcome="empty"),

@@ -12,6 +12,7 @@ from migsniff.core.events import (
     Ended,
     Event,
     Learned,
+    LearnedTls,
     Opened,
     RamPages,
     Verdict,
@@ -131,7 +132,10 @@ def strip(source: Iterable[Arrival]) -> tuple[list[Event], list[Arrival]]:
         events += session.feed(arrival)
         if (page_size := session.learned_page_size()) is not None:
             kept.append(Learned(0, 0, page_size))
-        if isinstance(arrival, Opened | Learned):
+        for offset, facts in session.learned_tls():
+            assert isinstance(arrival, Chunk)
+            kept.append(LearnedTls(0, arrival.connection, arrival.direction, offset, facts))
+        if isinstance(arrival, Opened | Learned | LearnedTls):
             kept.append(arrival)
             continue
         number, direction = key = arrival.connection, arrival.direction

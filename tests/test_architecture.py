@@ -43,7 +43,7 @@ LAYERS = (
     ("devices",),
     ("blocklist", "configuration"),
     ("ram",),
-    ("stream", "multifd", "returnpath"),
+    ("stream", "multifd", "returnpath", "tls"),
     ("colo",),
     ("channel", "verdict"),
     ("session",),

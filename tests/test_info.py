@@ -13,8 +13,18 @@ from migsniff.core.events import (
     RamBlock,
     RamBlocks,
 )
-from migsniff.show.info import PASS_HEADINGS, info_dict, pass_line, render_info, status_line, summary_lines
+from migsniff.show.info import (
+    PASS_HEADINGS,
+    info_dict,
+    info_lines,
+    pass_line,
+    render_info,
+    status_line,
+    summary_lines,
+)
 from migsniff.show.migration import MigrationStats
+from tests.catalogue import STREAMS
+from tests.playing import play
 from tests.synthetic import PRECOPY, ram
 
 FACTS = {"File": "x\x1b.fwd", "Size": 16_616_467, "Stripped": True, "Endpoints": ["a", "b"], "Ended": None}
@@ -200,3 +210,16 @@ def test_hostile_names_are_escaped() -> None:
     assert "Capabilities:        \\u202e\n" in text
     assert "UUID:                \\x0a\n" in text
     assert all(" " <= character <= "~" for character in text.replace("\n", ""))
+
+
+def test_what_is_encrypted() -> None:
+    stats = MigrationStats("m")
+    for event in play(STREAMS["tls"]):
+        stats.update(0, event)
+    lines = info_lines(stats, {})
+    said = "ClientHello TLS 1.3, offers 1.3 and 3 ciphers, pre-shared key, server name dest"
+    assert f"TLS tls-0 fwd:       {said}; 6 records, probably close_notify" in lines
+    said = "ServerHello TLS 1.3 AES_128_GCM_SHA256, pre-shared key"
+    assert f"TLS tls-0 rev:       {said}; 4 records, no close_notify" in lines
+    assert stats.sent == len(STREAMS["tls"].main)
+    assert stats.to_dict()["tls"]["tls-0 fwd"]["records"] == 6  # type: ignore[index]

@@ -28,6 +28,9 @@ from migsniff.core.events import (
     RamBlocks,
     RamSection,
     ReturnPathMessage,
+    TlsEnded,
+    TlsMessage,
+    TlsRecords,
     Undecodable,
     Verdict,
 )
@@ -372,9 +375,21 @@ COVERING = (
     MultifdHello,
     MultifdPacket,
     Opaque,
+    TlsEnded,
     Undecodable,
 )
-WITHIN = (ChannelFound, RamBlocks, DirtySync, MultifdSync, Package, PageFault, DirectionEnded, Verdict)
+WITHIN = (
+    ChannelFound,
+    RamBlocks,
+    DirtySync,
+    MultifdSync,
+    Package,
+    PageFault,
+    DirectionEnded,
+    TlsMessage,
+    TlsRecords,
+    Verdict,
+)
 """These say something of bytes that others cover, or of none."""
 
 

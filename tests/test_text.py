@@ -36,6 +36,10 @@ from migsniff.core.events import (
     RamPages,
     RamSection,
     ReturnPathMessage,
+    TlsEnded,
+    TlsFacts,
+    TlsMessage,
+    TlsRecords,
     Undecodable,
     Verdict,
 )
@@ -244,6 +248,59 @@ LINES: list[tuple[Event, str, str, str]] = [
         "packet=9 normal=100 zero=28 zstd flags=0x1",
     ),
     (Opaque(**AT, what="TLS"), "opaque", "-", "TLS"),
+    (
+        TlsMessage(
+            **AT,
+            facts=TlsFacts(
+                message="ClientHello",
+                version="1.3",
+                versions=("1.3", "1.2"),
+                ciphers=9,
+                name="a\x1b b",
+                psk=True,
+            ),
+        ),
+        "tls",
+        "-",
+        r"ClientHello TLS 1.3, offers 1.3, 1.2 and 9 ciphers, pre-shared key, server name a\x1b\x20b",
+    ),
+    (
+        TlsMessage(
+            **AT, facts=TlsFacts(message="ServerHello", version="1.3", cipher="AES", protocols=("h2", "x"))
+        ),
+        "tls",
+        "-",
+        "ServerHello TLS 1.3 AES, protocols h2, x",
+    ),
+    (
+        TlsMessage(**AT, facts=TlsFacts(message="ClientHello", problem="too short")),
+        "tls",
+        "-",
+        "ClientHello: too short",
+    ),
+    (
+        TlsMessage(**AT, facts=TlsFacts(message="alert", alert="fatal unknown_ca")),
+        "tls",
+        "-",
+        "alert fatal unknown_ca",
+    ),
+    (TlsRecords(**AT, records=8192, total=16384), "tls", "-", "8192 records, 16384 so far"),
+    (
+        TlsEnded(
+            **AT,
+            records=5,
+            handshake=1,
+            alerts=0,
+            application=3,
+            payload=700,
+            closed="no close_notify",
+            torn=True,
+        ),
+        "tls",
+        "-",
+        "5 records: handshake=1 alert=0 application=3, 700 bytes inside; no close_notify, torn: it ended"
+        " inside a record",
+    ),
     (
         Undecodable(**AT, code="item-type", message="unknown section type 0x33", where="section timer"),
         "bad",

@@ -16,6 +16,7 @@ from migsniff.core.events import (
     LoosePages,
     MultifdSync,
     Opaque,
+    TlsEnded,
     Verdict,
 )
 from tests import rawsamples
@@ -52,7 +53,7 @@ def places(stream: Stream) -> list[int]:
 def records(events: list[Event]) -> list[Event]:
     """Without what the end brings: also the pass that had no end, and what multifd channels had begun."""
     ends = [number for number, event in enumerate(events) if isinstance(event, DirectionEnded)]
-    kinds = DirectionEnded | LoosePages | Opaque | Verdict
+    kinds = DirectionEnded | LoosePages | Opaque | TlsEnded | Verdict
     found = [event for event in events if not isinstance(event, kinds)]
     late: list[Event] = [event for event in events[ends[0] :] if isinstance(event, DirtySync | Finding)]
     late += [event for event in events if isinstance(event, MultifdSync) and event.last]

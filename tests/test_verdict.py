@@ -8,7 +8,7 @@ import pytest
 from migsniff.core.events import Direction, Ended, EndKind, Party, Undecodable
 from migsniff.core.session import Session
 from migsniff.core.wire import Command
-from tests import catalogue, streams
+from tests import catalogue, streams, tlsstreams
 from tests.catalogue import SMALL_BLOCKS, SMALL_HEAD, STREAMS, page
 from tests.playing import Stream, arrivals, decode, of, play, verdict
 from tests.streams import EOF, command, ping, pong, shut
@@ -187,8 +187,25 @@ CASES: dict[str, Case] = {
         "there is no return path",
     ),
     "TLS": Case(
-        b"\x16\3\1\2\0\1" + bytes(100), b"\x16\3\3" + bytes(50), SOURCE_EOF, True, "opaque",
-        "TLS: 106 bytes were forwarded and cannot be decoded",
+        tlsstreams.FORWARD, tlsstreams.BACK, SOURCE_EOF, True, "opaque",
+        f"TLS 1.3: {len(tlsstreams.FORWARD)} bytes in 6 records were forwarded and cannot be decoded; the "
+        "channel ended with probably close_notify",
+    ),
+    "TLS that breaks off": Case(
+        tlsstreams.FORWARD[:-1], tlsstreams.BACK, SOURCE_EOF, False, "truncated",
+        "TLS 1.3: .* cannot be decoded; the stream ends at offset .* of tls-0, inside a record; the source",
+    ),
+    "TLS without an answer": Case(
+        tlsstreams.FORWARD, b"", SOURCE_EOF, True, "opaque",
+        r"TLS \(no answer of the destination was seen\): .*; the channel ended with no close_notify$",
+    ),
+    "TLS that is refused": Case(
+        tlsstreams.client(0x0304), tlsstreams.record(21, b"\2\x30"), SOURCE_EOF, False, "failed",
+        "TLS .*; the destination gave up with the alert fatal unknown_ca on tls-0",
+    ),
+    "TLS that is none": Case(
+        tlsstreams.client(0x0304) + b"other", b"", SOURCE_EOF, False, "undecodable",
+        "no TLS record begins with 6f 74 68 65 72, at offset .* of tls-0",
     ),
     "no stream": Case(
         b"SSH-2.0-OpenSSH_9.2\r\n", b"", SOURCE_EOF, False, "not-a-stream",

@@ -181,6 +181,14 @@ class ByteQueue:
         self.advance(count)
         return value
 
+    def take_contents(self, most: int) -> bytes:
+        """As take_some, of bytes that a stripped capture must not keep."""
+        start = self.at
+        value = self.take_some(most)
+        if self.omitted is not None and value:
+            self.omitted.append((start, self.at))
+        return value
+
     def unread(self, tail: bytes, looked: int) -> None:
         """Put back the bytes that were read last, of which `looked` bytes told something."""
         if len(tail) <= self.pos:

@@ -91,6 +91,7 @@ PROBLEMS: Final[dict[str, str]] = {
     "hole": "{length} bytes at {at:#x}, which are needed here, are not in this capture",
     "pages-scattered": "pages stand so far apart that their states would take more than {limit} bytes: the rest is left out",
     "contents-missing": "page contents are needed, and this capture was saved without them (--ram keep saves them)",
+    "tls-record": "no TLS record begins with {found}",
     "decoder-bug": "migsniff's own decoder failed ({detail}): a bug, please report it; the forwarding is not touched",
     "decoder-behind": "decoding fell more than {limit} bytes behind the wire and was stopped; the forwarding is not touched",
     "saver-behind": "the disk fell more than {limit} bytes behind the wire: saving was stopped; the forwarding is not touched",

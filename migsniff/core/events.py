@@ -7,9 +7,10 @@ to arrivals, and an event has the time of the arrival that completed it.
 """
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
+from msgspec import Meta
 
 from migsniff.core.wire import RamFlag
 
@@ -24,6 +25,7 @@ Party = Literal["source", "destination", "proxy"]
 EndKind = Literal["eof", "reset", "timeout", "closed", "refused", "error"]
 """End of file, a reset, the kernel gave up, closed by the proxy, dialling failed, any other error."""
 SectionType = Literal["START", "PART", "END", "FULL"]
+Word = Annotated[str, Meta(max_length=256)]
 Severity = Literal["chat", "note", "warn", "error"]
 
 
@@ -74,7 +76,38 @@ class Learned(msgspec.Struct, frozen=True):
     page_size: int
 
 
-Arrival = Opened | Chunk | Ended | Learned
+class TlsFacts(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a TLS message in the clear says.
+
+    `message`: ClientHello, ServerHello, HelloRetryRequest or alert. `version` is the highest offered, or the
+    one chosen, `versions` all that are offered, `ciphers` how many are, `cipher` the one chosen. `name` is
+    the server's (SNI), `protocols` ALPN's. `psk`: a pre-shared key is offered or was chosen; one that TLS 1.2
+    offers shows in the choice only. `problem`: why the rest could not be read.
+    """
+
+    message: Word
+    version: Word = ""
+    versions: Annotated[tuple[Word, ...], Meta(max_length=16)] = ()
+    name: Word = ""
+    cipher: Word = ""
+    ciphers: int = 0
+    protocols: Annotated[tuple[Word, ...], Meta(max_length=16)] = ()
+    psk: bool = False
+    alert: Word = ""
+    problem: Word = ""
+
+
+class LearnedTls(msgspec.Struct, frozen=True):
+    """What the TLS record at wire offset `offset` said in the clear: a stripped capture has not its bytes."""
+
+    time: int
+    connection: int
+    direction: Direction
+    offset: int
+    facts: TlsFacts
+
+
+Arrival = Opened | Chunk | Ended | Learned | LearnedTls
 
 
 class Remembered(msgspec.Struct, frozen=True):
@@ -425,6 +458,36 @@ class MultifdSync(Event, frozen=True, tag="multifd-sync", kw_only=True):
     device_state: int = 0
     syncs: int = 0
     last: bool = False
+
+
+class TlsMessage(Event, frozen=True, tag="tls-message", kw_only=True):
+    """A record with a TLS message in the clear: a hello, an alert."""
+
+    facts: TlsFacts
+
+
+class TlsRecords(Event, frozen=True, tag="tls-records", kw_only=True):
+    """`records` more TLS records have passed, `total` in this direction so far."""
+
+    records: int
+    total: int
+
+
+class TlsEnded(Event, frozen=True, tag="tls-end", kw_only=True):
+    """The TLS records of a direction as a whole, by what they hold as far as it can be seen.
+
+    `payload`: bytes inside the records. `torn`: it ended inside a record. `closed`: close_notify, another
+    alert in the clear, "an encrypted alert" (TLS 1.2: close_notify as a rule), "probably close_notify"
+    (TLS 1.3: the last record has the size of an alert), or "no close_notify".
+    """
+
+    records: int
+    handshake: int
+    alerts: int
+    application: int
+    payload: int
+    closed: str
+    torn: bool
 
 
 class Opaque(Event, frozen=True, tag="opaque", kw_only=True):

@@ -22,13 +22,16 @@ from migsniff.core.events import (
     Event,
     Finding,
     Learned,
+    LearnedTls,
     Opened,
+    TlsFacts,
     Verdict,
 )
 from migsniff.core.multifd import MultifdReader
 from migsniff.core.pagesize import FIRST_PAGES
 from migsniff.core.returnpath import ReturnPathReader
 from migsniff.core.stream import MainReader
+from migsniff.core.tls import TlsConnection, TlsReader
 from migsniff.core.verdict import ConnectionEnd, judge, located
 from migsniff.core.wire import MULTIFD_HELLO
 
@@ -53,6 +56,7 @@ class Connection:
             "rev": ByteQueue(note_omitted=note_omitted),
         }
         self.decoders: dict[Direction, DirectionDecoder] = {}
+        self.tls = TlsConnection()
         self.ends: list[ConnectionEnd] = []
         self.head = b""
 
@@ -101,6 +105,9 @@ class Session:
             yield from self._ended(arrival)
         elif isinstance(arrival, Learned):
             self.context.learned_page_size = self._told_page_size = arrival.page_size
+        elif isinstance(arrival, LearnedTls):
+            told = self._connection(arrival.connection).tls.told[arrival.direction]
+            told.append((arrival.offset, arrival.facts))
         elif isinstance(arrival, Opened):
             self._connection(arrival.connection)
 
@@ -188,6 +195,14 @@ class Session:
         shut = mains[-1].return_path is not None and mains[-1].return_path.shut is not None
         return not mains[-1].main.finished and mains[-1].decoders["fwd"].problem is None and not shut
 
+    def learned_tls(self) -> list[tuple[int, TlsFacts]]:
+        """What the last chunk's TLS records said in the clear, each with its wire offset; asked once."""
+        reader = self._last.reader if self._last else None
+        if not isinstance(reader, TlsReader) or not reader.learned:
+            return []
+        learned, reader.learned = reader.learned, []
+        return learned
+
     def where(self) -> str:
         """Where decoding stands, in words: offset, channel, section and record."""
         for connection in self.connections.values():
@@ -272,6 +287,12 @@ class Session:
         elif role == "multifd":
             multifd = connection.multifd = MultifdReader(name, queue, self.context)
             decoder.parse(multifd, multifd.run())
+        elif role == "tls":
+            reader = TlsReader(name, "fwd", queue, connection.tls)
+            decoder.parse(reader, reader.run())
+            if "rev" not in connection.decoders:
+                back_reader = TlsReader(name, "rev", connection.queues["rev"], connection.tls)
+                self._decoder(connection, "rev", name).parse(back_reader, back_reader.run())
         elif role == "preempt":
             preempt = PreemptReader(name, queue, self.context)
             decoder.parse(preempt, preempt.run(), preempt.ram.leftover)
@@ -327,6 +348,8 @@ class Session:
 
     def _close(self, connection: Connection, decoder: DirectionDecoder) -> Iterator[Event]:
         yield from decoder.close()
+        if isinstance(decoder.reader, TlsReader) and decoder.queue.wire_end:
+            yield decoder.reader.ended(sound=decoder.problem is None)
         if connection.multifd is not None and decoder.direction == "fwd":
             rest = connection.multifd.rest()
             if rest is not None:

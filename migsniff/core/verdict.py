@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from migsniff.core.events import Direction, EndKind, Party
+from migsniff.core.tls import TlsReader
 from migsniff.core.wire import PACKAGE_LOADED
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ HOW = {
 }
 
 LOADING = f" while loading the package, whose PING {PACKAGE_LOADED} it did not answer"
+TOLD = 4  # channels whose end is told one by one
 EARLY = 4 << 20  # bytes that may be on their way when the destination refuses the first kilobyte
 
 Judgement = tuple[bool, str, str, int]
@@ -119,10 +121,8 @@ def _loading(main: "Connection") -> bool:
 def _without_main(
     connections: Sequence["Connection"], looks_like: Callable[[bytes], str | None]
 ) -> Judgement:
-    names = [c.name for c in connections if c.role == "tls"]
-    if names:
-        counted = sum(c.queues["fwd"].wire_end for c in connections)
-        return True, "opaque", f"TLS: {counted} bytes were forwarded and cannot be decoded", counted
+    if encrypted := [c for c in connections if c.role == "tls"]:
+        return _encrypted(encrypted)
     if others := [c.name for c in connections if c.role in ("multifd", "preempt")]:
         return False, "truncated", f"a main channel never came, only {', '.join(map(str, others))}", 0
     for connection in connections:
@@ -132,6 +132,39 @@ def _without_main(
             what = f"this looks like {found}" if found else begins
             return False, "not-a-stream", f"no QEMU migration stream: {what}", 0
     return False, "empty", "nothing was sent", 0
+
+
+def _encrypted(connections: Sequence["Connection"]) -> Judgement:
+    """All that can be said of TLS: how much there was, and how each channel ended."""
+    decoders = [c.decoders["fwd"] for c in connections]
+    readers = [d.reader for d in decoders if isinstance(d.reader, TlsReader)]
+    counted = sum(d.queue.wire_end for d in decoders)
+    broken = [d for d in decoders if d.problem is not None]
+    if broken and (problem := broken[0].problem):
+        place = f"at offset {broken[0].queue.mark} of {broken[0].channel}"
+        return False, "undecodable", f"{problem.text}, {place}", 0
+    version = connections[0].tls.version or "(no answer of the destination was seen)"
+    records = sum(reader.records for reader in readers)
+    counts = f"TLS {version}: {counted} bytes in {records} records were forwarded and cannot be decoded"
+    if torn := [reader for reader in readers if reader.torn]:
+        place = f"at offset {torn[0].queue.wire_end} of {torn[0].channel}, inside a record"
+        first = _first_end(connections)
+        ending = f"; {first}" if first else ""
+        return False, "truncated", f"{counts}; the stream ends {place}{ending}", 0
+    endings = [(reader.channel, reader.closed or "no close_notify") for reader in readers]
+    if len({how for _, how in endings}) == 1:
+        channels = "the channel" if len(endings) == 1 else f"all {len(endings)} channels"
+        told = f"{channels} ended with {endings[0][1]}"
+    else:
+        told = ", ".join(f"{channel} ended with {how}" for channel, how in endings[:TOLD])
+        told += f" and {len(endings) - TOLD} more" if len(endings) > TOLD else ""
+    every = [d.reader for c in connections for d in c.decoders.values()]
+    alerts = [reader for reader in every if isinstance(reader, TlsReader) and "fatal" in reader.closed]
+    if alerts:
+        who = "source" if alerts[0].direction == "fwd" else "destination"
+        said = f"the {who} gave up with the alert {alerts[0].closed} on {alerts[0].channel}"
+        return False, "failed", f"{counts}; {said}", 0
+    return True, "opaque", f"{counts}; {told}", 0
 
 
 def _finished(

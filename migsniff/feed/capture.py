@@ -15,7 +15,7 @@ from time import sleep
 from typing import TYPE_CHECKING, Any, Final
 
 from migsniff.core.errors import problem_text
-from migsniff.core.events import Chunk, Direction, Ended, Learned, Opened
+from migsniff.core.events import Chunk, Direction, Ended, Learned, LearnedTls, Opened
 from migsniff.feed.capturefolder import CaptureFolder, WriteParts
 from migsniff.feed.captureformat import RamMode
 from migsniff.feed.container import MAX_STORED, gather, within
@@ -121,8 +121,8 @@ class CaptureWriter:
         if self._thread is None:
             self._start()
 
-    def learned(self, learned: Learned) -> None:
-        """The decoder found something in page contents. To be called before the chunk that told it."""
+    def learned(self, learned: Learned | LearnedTls) -> None:
+        """What page contents or TLS have told the decoder. To be called before the chunk that told it."""
         if self._strip:
             self._put(0, self._folder.learned, learned)
 

@@ -16,7 +16,7 @@ from typing import Any, Final
 import msgspec
 
 import migsniff
-from migsniff.core.events import Direction, Ended, Learned, Opened
+from migsniff.core.events import Direction, Ended, Learned, LearnedTls, Opened
 from migsniff.feed.captureformat import (
     FORMAT,
     MANIFEST,
@@ -31,6 +31,7 @@ from migsniff.feed.captureformat import (
     EndedLine,
     FileLine,
     LearnedLine,
+    LearnedTlsLine,
     Line,
     Manifest,
     NoteLine,
@@ -220,8 +221,19 @@ class CaptureFolder:
             stream.file.close()
             stream.file = None
 
-    def learned(self, learned: Learned) -> None:
-        """What page contents told, which a stripped capture does not have."""
+    def learned(self, learned: Learned | LearnedTls) -> None:
+        """What page contents or TLS told, which a stripped capture does not have."""
+        if isinstance(learned, LearnedTls):
+            self._line(
+                LearnedTlsLine(
+                    self._at(learned.time),
+                    learned.connection,
+                    learned.direction,
+                    learned.offset,
+                    learned.facts,
+                )
+            )
+            return
         self._line(LearnedLine(self._at(learned.time), learned.connection, learned.page_size))
 
     def note(self, time: int, what: str, connection: int, facts: dict[str, Any]) -> None:

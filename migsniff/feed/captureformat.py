@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta
 
-from migsniff.core.events import Direction, EndKind, Party
+from migsniff.core.events import Direction, EndKind, Party, TlsFacts
 from migsniff.feed.container import MAX_OFFSET
 
 FORMAT: Final = "migsniff-capture"
@@ -89,6 +89,16 @@ class LearnedLine(Line, frozen=True, tag="learned"):
     page_size: Annotated[int, Meta(ge=1, le=1 << 30)]
 
 
+class LearnedTlsLine(Line, frozen=True, tag="learned-tls"):
+    """What the TLS record at a wire offset said in the clear, in a stripped capture."""
+
+    time: Time
+    connection: Number
+    direction: Direction
+    offset: Count
+    facts: TlsFacts
+
+
 class NoteLine(Line, frozen=True, tag="note"):
     """Something about the connection that is no arrival: `what` is "pause", "resume", "tcp_info" ..."""
 
@@ -105,7 +115,9 @@ class StoppedLine(Line, frozen=True, tag="stopped"):
     reason: Text
 
 
-TimelineLine = OpenedLine | FileLine | ChunkLine | EndedLine | LearnedLine | NoteLine | StoppedLine
+TimelineLine = (
+    OpenedLine | FileLine | ChunkLine | EndedLine | LearnedLine | LearnedTlsLine | NoteLine | StoppedLine
+)
 
 
 class DirectionFacts(msgspec.Struct, omit_defaults=True):

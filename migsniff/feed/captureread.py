@@ -15,7 +15,7 @@ from typing import Final, Literal, Protocol
 import msgspec
 
 from migsniff.core.errors import CaptureError
-from migsniff.core.events import Arrival, Chunk, Direction, Ended, Learned, Opened
+from migsniff.core.events import Arrival, Chunk, Direction, Ended, Learned, LearnedTls, Opened
 from migsniff.feed.captureformat import (
     MANIFEST,
     MAX_CONNECTIONS,
@@ -27,6 +27,7 @@ from migsniff.feed.captureformat import (
     EndedLine,
     FileLine,
     LearnedLine,
+    LearnedTlsLine,
     OpenedLine,
     StoppedLine,
     TimelineLine,
@@ -284,6 +285,8 @@ class _Replay:
                 yield from self._chunk(position, line)
             case LearnedLine():
                 yield Learned(line.time, line.connection, line.page_size)
+            case LearnedTlsLine():
+                yield LearnedTls(line.time, line.connection, line.direction, line.offset, line.facts)
             case EndedLine():
                 self._end(self._track(position, line), position)
                 yield Ended(line.time, line.connection, line.direction, line.how, line.by, line.error)

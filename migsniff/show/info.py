@@ -8,6 +8,7 @@ from migsniff.core.events import DirectionEnded, Finding
 from migsniff.show.fields import counts_text
 from migsniff.show.migration import MigrationStats
 from migsniff.show.model import BlockStats, PassStats
+from migsniff.show.tls import rows as tls_rows
 from migsniff.show.words import escape, memory, name, number, place, rate, seconds, several, wire
 
 LABEL_WIDTH: Final = 20
@@ -87,6 +88,7 @@ def totals(stats: MigrationStats) -> list[tuple[str, str]]:
     ]
     for (channel, direction), count in list(stats.bytes.items())[:8] if len(stats.bytes) > 2 else ():
         rows.append((f"  {name(channel)} {direction}", str(count)))
+    rows += [(f"TLS {label}" if label else "", words) for label, words in tls_rows(stats.tls)]
     if stats.blocks:
         counts = stats.counts
         blocks = several(len(stats.blocks), "block")

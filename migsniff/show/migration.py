@@ -29,6 +29,9 @@ from migsniff.core.events import (
     RamSection,
     ReturnPathMessage,
     Section,
+    TlsEnded,
+    TlsMessage,
+    TlsRecords,
     Undecodable,
     Verdict,
 )
@@ -46,6 +49,8 @@ from migsniff.show.model import (
     subtract,
 )
 from migsniff.show.recovery import RecoveryStats
+from migsniff.show.tls import TlsDirections
+from migsniff.show.tls import count as count_tls
 
 FIRST_PASSES: Final = 4
 LAST_PASSES: Final = 60
@@ -93,6 +98,7 @@ class MigrationStats:
         self.exact_devices = 0
         self.last_devices: deque[DeviceStats] = deque(maxlen=LAST_DEVICES)
         self.largest_devices: list[DeviceStats] = []
+        self.tls: TlsDirections = {}
         self.switchover: int | None = None
         self.postcopy = False
         self.faults = FaultStats()
@@ -178,6 +184,9 @@ class MigrationStats:
                 self._stopped_at[DOWNTIME_DESCRIPTION] = time
             case Finding() | Undecodable():
                 self._finding(event)
+            case TlsMessage() | TlsRecords() | TlsEnded():
+                self.phase = "encrypted"
+                count_tls(self.tls, event)
             case DirectionEnded():
                 if len(self.ends) < MAX_ENDS:
                     self.ends.append(event)
@@ -411,6 +420,10 @@ class MigrationStats:
             },
             "switchover": in_seconds(self.switchover) if self.elapsed else None,
             "downtime": None if downtime is None else {"seconds": downtime[0] / 1e6, "until": downtime[1]},
+            "tls": {
+                f"{channel} {direction}": msgspec.to_builtins(tls)
+                for (channel, direction), tls in list(self.tls.items())
+            },
             "postcopy": self.postcopy,
             "discarded_pages": self.discarded,
             "page_faults": self.faults.to_dict(),

@@ -40,12 +40,16 @@ from migsniff.core.events import (
     RamSection,
     ReturnPathMessage,
     Section,
+    TlsEnded,
+    TlsMessage,
+    TlsRecords,
     Undecodable,
     Verdict,
 )
 from migsniff.show.fields import counts_text, tree
 from migsniff.show.latency import REQUESTS, FaultStats
 from migsniff.show.select import selected
+from migsniff.show.tls import end_text, facts_text
 from migsniff.show.words import escape, memory, name, place, rate, seconds, several
 
 BLOCKS_SHOWN: Final = 3
@@ -232,6 +236,12 @@ def _describe(past: _Past, time: int, event: Event, taken: int | None) -> Line:
             return "desc", "-", f"{several(event.devices, 'device')} described, page size {page_size}"
         case MultifdHello():
             return "hello", "-", f"multifd channel {event.channel_id}, uuid {escape(event.uuid)}"
+        case TlsMessage():
+            return "tls", "-", facts_text(event.facts)
+        case TlsRecords():
+            return "tls", "-", f"{event.records} records, {event.total} so far"
+        case TlsEnded():
+            return "tls", "-", end_text(event)
         case Opaque():
             return "opaque", "-", escape(event.what)
         case Undecodable():
