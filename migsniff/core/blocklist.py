@@ -3,7 +3,7 @@
 Format: migration/ram.c ram_save_setup, QEMU 5.2 to 11.1.
 """
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 
 from migsniff.core.bytequeue import ByteQueue
 from migsniff.core.context import Context
@@ -24,13 +24,14 @@ from migsniff.core.wire import (
 
 
 def read_block_list(
-    channel: str, queue: ByteQueue, context: Context
+    channel: str, queue: ByteQueue, context: Context, at: Callable[[str], None]
 ) -> Generator[Event | None, None, Tallies]:
     """Names and lengths of all blocks, and in some modes page sizes, addresses, or even the pages.
 
     The optional numbers are not announced. A block name is never empty, so a 0 where a name's length
     should stand begins one; behind the last block it is told from a RAM record by having no flags.
-    Returns the pages that stood in the list. Who wants contents is told the blocks so far before their pages.
+    `at` is told whose pages are read. Returns the pages that stood in the list. Who wants contents is told
+    the blocks so far before their pages.
     """
     start = queue.at
     word = yield from queue.u64()
@@ -60,7 +61,9 @@ def read_block_list(
         blocks.append((name, _block(context, name, length, numbers)))
         if context.want_contents:
             yield _announcement(channel, context, blocks, start, queue.at, total)
+        at(f"the mapped RAM of block {readable(name)}")
         mapped[name] = yield from read_mapped_pages(channel, queue, context, blocks[-1][1])
+        at("the RAM block list")
     memory = context.memory
     memory.announce(blocks)
     if context.page_size is not None:

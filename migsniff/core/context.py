@@ -35,6 +35,8 @@ class Context:
     sections: dict[int, SectionFacts] = field(default_factory=dict)
     footers: bool | None = None
     """Whether sections end with a footer; None until the first section of known length has ended."""
+    file_offset: int | None = None
+    """Where in its file a mapped-ram stream begins, from whose beginning its own offsets count."""
     return_path: bool = False
     postcopy: bool = False
     package_pings: set[int] = field(default_factory=set)

@@ -31,6 +31,8 @@ PROBLEMS: Final[dict[str, str]] = {
     "mapped-ram-version": "mapped RAM header version {found}: only version 1 is known",
     "mapped-ram-page-size": "mapped RAM with pages of {found} bytes instead of {expected}",
     "mapped-ram-offset": "mapped RAM of block {name!r}: its pages at {pages:#x} begin inside its bitmap at {bitmap:#x}",
+    "mapped-ram-place": "mapped RAM of block {name!r}: its bitmap is said to be at {bitmap:#x} of the file, but {expected:#x} is where it must be",
+    "mapped-ram-hole": "mapped RAM of block {name!r}: its pages at {pages:#x} begin {hole} bytes behind its bitmap, more than the {limit} that migsniff believes",
     "ram-hook": "RDMA registration record in a socket stream",
     "xbzrle-header": "XBZRLE record with marker {found:#x}: only 1 is known",
     "xbzrle-length": "XBZRLE record of {length} bytes for a page of {page_size}",

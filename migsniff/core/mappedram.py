@@ -19,6 +19,7 @@ from migsniff.core.wire import (
     MAPPED_RAM_HEADER,
     MAPPED_RAM_VERSION,
     MAX_MAPPED_RAM_BITMAP,
+    MAX_MAPPED_RAM_HOLE,
     PAGE_SIZES,
     RamFlag,
 )
@@ -44,15 +45,20 @@ def read_mapped_pages(
     size = -(-count // 64) * 8
     if size > MAX_MAPPED_RAM_BITMAP:
         raise StreamProblem("length", what="a page bitmap", length=size, limit=MAX_MAPPED_RAM_BITMAP)
+    _check_place(queue, context, block.name, bitmap_at)
     if pages_at < bitmap_at + size:
         raise StreamProblem("mapped-ram-offset", name=block.name, bitmap=bitmap_at, pages=pages_at)
+    if (hole := pages_at - bitmap_at - size) > MAX_MAPPED_RAM_HOLE:
+        raise StreamProblem(
+            "mapped-ram-hole", name=block.name, pages=pages_at, hole=hole, limit=MAX_MAPPED_RAM_HOLE
+        )
     bitmap = bytearray()
     while len(bitmap) < size:
         if not (some := queue.take_some(size - len(bitmap))):
             queue.check_hole()
             yield None
         bitmap += some
-    yield from queue.contents(pages_at - bitmap_at - size)
+    yield from queue.contents(hole)
     start = queue.at
     if context.want_contents and queue.kept == "all":
         yield from _lend_pages(channel, queue, context, block, bitmap, page_size)
@@ -63,6 +69,14 @@ def read_mapped_pages(
     if count:
         tally.span(0, block.length - page_size)
     return tally
+
+
+def _check_place(queue: ByteQueue, context: Context, name: str, bitmap_at: int) -> None:
+    """The bitmap must stand here. Offsets count from the file's beginning, which may be before the stream."""
+    if context.file_offset is None:
+        context.file_offset = max(0, bitmap_at - queue.at)
+    if (here := context.file_offset + queue.at) != bitmap_at:
+        raise StreamProblem("mapped-ram-place", name=name, bitmap=bitmap_at, expected=here)
 
 
 def _lend_pages(

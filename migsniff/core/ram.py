@@ -118,6 +118,10 @@ class RamReader:
                 blocks=blocks,
             )
 
+    def at(self, where: str) -> None:
+        """This is what is read now."""
+        self.where = where
+
     def forget_block(self) -> None:
         """The sender names the block again: postcopy begins or was resumed."""
         self.block = None
@@ -340,8 +344,8 @@ class RamReader:
             self.memory.next_round(flush=True)
             return True
         if start and not self.memory.blocks:
-            self.where = "the RAM block list"
-            self.counter.add((yield from read_block_list(self.channel, queue, self.context)))
+            self.at("the RAM block list")
+            self.counter.add((yield from read_block_list(self.channel, queue, self.context, self.at)))
             self.where = ""
             return True
         if not self.memory.blocks:

@@ -259,6 +259,7 @@ MAX_MULTIFD_HISTORY: Final = 1 << 30  # bytes that the inflaters of all channels
 MAX_MULTIFD_DEVICE_STATE: Final = 1 << 30  # in one packet; vfio's are a MiB
 MAX_MAPPED_RAM_BITMAP: Final = 64 << 20  # of one block, held while its pages are read
 MAX_COLO_STATE: Final = 1 << 32  # of a checkpoint, read section by section
+MAX_MAPPED_RAM_HOLE: Final = 1 << 30  # QEMU aligns pages to 1 MiB (MAPPED_RAM_FILE_OFFSET_ALIGNMENT)
 MAX_RECV_BITMAP: Final = 1 << 32  # counted as it comes, never held
 MAX_PAGE_REQUESTS: Final = 1 << 16  # of a postcopy destination, waiting for their pages
 PAGE_STATE_SEGMENT: Final = 1 << 16  # pages whose state is made together
