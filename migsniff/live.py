@@ -19,7 +19,7 @@ import msgspec
 from migsniff.core.errors import problem_text
 from migsniff.core.events import Arrival, Chunk, Direction, Ended, EndKind, Learned, LearnedTls, Opened, Party
 from migsniff.feed.capture import CaptureWriter
-from migsniff.feed.connection import LegName
+from migsniff.feed.forwarding import LegName
 from migsniff.feed.grouping import ENOUGH, Group, Opening, group_of, opening_of
 from migsniff.pipeline import Pipeline
 

@@ -13,7 +13,7 @@ from typing import Final
 from migsniff.core.errors import UsageError
 from migsniff.core.events import Party
 from migsniff.feed import sockets
-from migsniff.feed.connection import Buffers, Connection, LegName, Tap
+from migsniff.feed.connection import Connection, Tap
 from migsniff.feed.endpoints import (
     Endpoint,
     Listener,
@@ -24,6 +24,7 @@ from migsniff.feed.endpoints import (
     same_path,
     shown,
 )
+from migsniff.feed.forwarding import Buffers, LegName
 from migsniff.feed.sockets import Keepalive
 
 __all__ = ["Keepalive", "LegName", "Relay", "Tap"]
