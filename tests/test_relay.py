@@ -133,6 +133,36 @@ async def test_one_slow_direction_does_not_stall_the_other(transport: str, slow:
         assert received == data
 
 
+async def test_what_waits_for_a_slow_receiver_is_shown_before_the_answer_to_it() -> None:
+    data = os.urandom(MIB) * 24
+    async with Rig() as rig:
+        source, destination = await rig.connect()
+        await source.fill(data)
+        assert ("fwd", True) in rig.tap.pauses
+        went_on = rig.tap.size["fwd"]
+        await destination.receive(went_on // 2)
+        await destination.send(b"enough")
+        assert await source.receive(6) == b"enough"
+        assert rig.tap.size["rev"] == 6
+        assert rig.tap.calls.index("paused") < len(rig.tap.calls) - 1
+        assert rig.tap.size["fwd"] >= went_on
+
+
+async def test_the_time_that_a_receiver_lets_the_relay_wait_is_added_up() -> None:
+    data = os.urandom(MIB) * 24
+    async with Rig() as rig:
+        source, destination = await rig.connect()
+        sent = await source.fill(data)
+        await asyncio.gather(destination.receive(len(data)), source.send(memoryview(data)[sent:]))
+        source.end()
+        destination.end()
+        await rig.closed()
+        waited = {leg: facts["waited"] for leg, facts in rig.tap.infos}
+        assert waited["source"] == 0
+        assert isinstance(waited["destination"], int)
+        assert waited["destination"] >= 100_000  # Peer.fill gives up 0.15 s after the last byte that went
+
+
 async def test_connections_share_the_relay_fairly() -> None:
     async with Rig() as rig:
         bulk, sink = await rig.connect()
