@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import os
 import socket
+import struct
 
 import pytest
 
@@ -13,6 +14,7 @@ from migsniff.feed.relay import Relay
 from tests.relaying import HAS_IPV6, LONG, TRANSPORTS, Peer, Rig, send_random, until
 
 MIB = 1 << 20
+IP_LOCAL_PORT_RANGE = 51  # linux/in.h
 
 
 def anonymous_memory() -> int:
@@ -405,6 +407,24 @@ async def test_a_relay_that_forwards_to_itself_refuses() -> None:
         assert await source.error() is ConnectionResetError
         await rig.closed()
         assert "that is migsniff itself" in rig.reports[0]
+
+
+async def test_a_source_may_have_the_port_that_the_relay_dials_from() -> None:
+    """The kernel gives the same local port to connections that go to different places."""
+    async with Rig() as rig:
+        _, earlier = await rig.connect()
+        port = earlier.sock.getpeername()[1]
+        sock = socket.socket()
+        try:
+            sock.setsockopt(socket.IPPROTO_IP, IP_LOCAL_PORT_RANGE, struct.pack("I", port | port << 16))
+        except OSError:
+            pytest.skip("this kernel cannot be told which port to connect from (before 6.3)")
+        sock.connect(rig.address)
+        assert sock.getsockname()[1] == port
+        source, destination = Peer(sock), await rig.destination()
+        await source.send(b"not the relay")
+        assert await destination.receive(13) == b"not the relay"
+        source.close()
 
 
 async def test_a_unix_socket_that_forwards_to_itself_is_refused(tmp_path: object) -> None:

@@ -79,7 +79,8 @@ class Relay:
         self._sampling: asyncio.TimerHandle | None = None
         self._expected: Callable[[], bool] | None = None
         # in accept order; each with the local address from which its destination was dialled
-        self._connections: dict[Connection, str | None] = {}
+        # with the two addresses of the connection to the destination, once there is one
+        self._connections: dict[Connection, tuple[str, str] | None] = {}
         self._tasks: dict[Connection, asyncio.Task[None]] = {}
         self._dialling = asyncio.Lock()
         self._idle = asyncio.Event()
@@ -209,6 +210,7 @@ class Relay:
             return
         try:
             sockets.tune(sock, self._keepalive)
+            ends = source, shown(sock.getsockname())
             tap = self._new_tap(source)
         except OSError:  # it is gone already
             sock.close()
@@ -224,7 +226,7 @@ class Relay:
             on_tap_failed=self._tap_failed,
         )
         self._connections[connection] = None
-        self._tasks[connection] = task = self._loop.create_task(self._serve(connection, source))
+        self._tasks[connection] = task = self._loop.create_task(self._serve(connection, ends))
         task.add_done_callback(lambda _: self._tasks.pop(connection))
 
     def _refuse(self, sock: socket.socket, who: str, why: str) -> None:
@@ -235,10 +237,10 @@ class Relay:
 
     # ------------------------------------------------------------ dialling
 
-    async def _serve(self, connection: Connection, source: str) -> None:
+    async def _serve(self, connection: Connection, ends: tuple[str, str]) -> None:
         try:
             async with self._dialling:
-                if source in self._connections.values():
+                if ends in self._connections.values():  # one of ours, seen from the other side
                     raise OSError(errno.ELOOP, "that is migsniff itself")
                 destination = await sockets.dial(self._forward, self._dial_timeout)
         except OSError as error:
@@ -247,7 +249,10 @@ class Relay:
         self._last_failure = ""
         try:
             sockets.tune(destination, self._keepalive)
-            self._connections[connection] = shown(destination.getsockname())
+            self._connections[connection] = (
+                shown(destination.getsockname()),
+                shown(destination.getpeername()),
+            )
         except OSError as error:  # reset as soon as it was made
             destination.close()
             await self._no_destination(connection, error)
