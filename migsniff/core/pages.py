@@ -219,6 +219,17 @@ class GuestMemory:
             return (block.index, page) <= self.position
         return self._last_sent(block, page) == self._pass
 
+    def misfit(self, name: object, start: int, length: int) -> str | None:
+        """Why these are no whole pages of the block with this readable name; None if they are."""
+        block = self.by_name.get(name) if isinstance(name, str) else None
+        if block is None:
+            return "no block was named yet" if name is None else "there is no such block"
+        if start + length > block.length:
+            return f"the block is {block.length:#x} bytes long"
+        if not self.page_size or not length or start % self.page_size or length % self.page_size:
+            return f"not whole pages of {self.page_size} bytes"
+        return None
+
     def count_all(self) -> None:
         """Count all records that came: only in postcopy, where no pass can end by it."""
         for count in () if self.count_passes else self.uncounted:

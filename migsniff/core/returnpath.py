@@ -121,19 +121,13 @@ class ReturnPathReader:
         name, address, length = (arguments.get(key) for key in ("block", "start", "length"))
         assert isinstance(address, int)
         assert isinstance(length, int)
-        block = self._known(name)
-        if block is None or context.page_size is None:
-            why = "no block was named yet" if name is None else "there is no such block"
-        elif not length or address % context.page_size or length % context.page_size:
-            why = f"not whole pages of {context.page_size} bytes"
-        elif address + length > block.length:
-            why = f"the block is {block.length:#x} bytes long"
-        else:
-            request = Request(self.channel, start, block, address, length)
-            if not context.requests.ask(context.memory, request):
-                yield request.fault(self.channel, "rev", start, self.queue.at - start, crossed=True)
+        if why := context.memory.misfit(name, address, length):
+            yield self._finding("page-request", start, length=length, start=address, name=name or "", why=why)
             return
-        yield self._finding("page-request", start, length=length, start=address, name=name or "", why=why)
+        block = context.memory.by_name[str(name)]
+        request = Request(self.channel, start, block, address, length)
+        if not context.requests.ask(context.memory, request):
+            yield request.fault(self.channel, "rev", start, self.queue.at - start, crossed=True)
 
     def _known(self, name: object) -> GuestBlock | None:
         """The RAM block of that name, as it was made readable."""

@@ -362,17 +362,9 @@ class MainReader:
         if not context.page_size:
             return None
         arguments["pages"] = sum(length for _, length in ranges) // context.page_size
-        block = context.memory.by_name.get(name)
         for start, length in ranges:
-            if block is None:
-                why = "there is no such block"
-            elif start + length > block.length:
-                why = f"the block is {block.length:#x} bytes long"
-            elif start % context.page_size or length % context.page_size:
-                why = f"not whole pages of {context.page_size} bytes"
-            else:
-                continue
-            return {"name": name, "start": start, "length": length, "why": why}
+            if why := context.memory.misfit(name, start, length):
+                return {"name": name, "start": start, "length": length, "why": why}
         return None
 
     def _obey(self, command: Command, arguments: Arguments, limit: int | None) -> Steps:

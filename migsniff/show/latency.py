@@ -64,11 +64,15 @@ class FaultStats:
     """
 
     def __init__(self) -> None:
+        self._since: dict[tuple[str, int], int] = {}
+        self._last: tuple[str, int] | None = None
+        self.clear()
+
+    def clear(self) -> None:
+        """Count from here on; who waits goes on waiting."""
         self.asked = self.again = self.answered = self.crossed = self.refused = 0
         self.by_channel: Counter[str] = Counter()
         self.latencies = Latencies()
-        self._since: dict[tuple[str, int], int] = {}
-        self._last: tuple[str, int] | None = None
 
     def update(self, time: int, event: Event) -> int | None:
         """Take an event into account; returns how long the fault that it ends has lasted, if it is one."""
@@ -115,12 +119,6 @@ class FaultStats:
     def idle(self) -> bool:
         """Whether nothing happened since it was made or cleared."""
         return not (self.asked or self.answered or self.crossed)
-
-    def clear(self) -> None:
-        """Count from here on; who waits goes on waiting."""
-        since, last = self._since, self._last
-        self.__init__()  # type: ignore[misc]
-        self._since, self._last = since, last
 
     def text(self) -> str:
         """All of it in one line."""
