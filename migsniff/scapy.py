@@ -181,7 +181,7 @@ def _spans(events: list[Event], page_size: int, data: bytes) -> list[Span]:
                 spans[start] = start, stop, _with_offsets(page_size)
             case RamBlocks():
                 spans[start] = start, stop, _block_list
-            case RamPages():
+            case RamPages(channel="main"):  # those of a multifd packet are no records of their own
                 spans |= {span[0]: span for span in _pages(event)}
             case RamSection():
                 ram.append(event)
