@@ -24,6 +24,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from migsniff.qemu import Qemu, QmpError
 from tests.counters import Events, differing
 from tests.guests import aarch64_loop, s390x_loop
@@ -143,7 +145,8 @@ def recover(migration: Migration, where: str) -> None:
     source, destination = migration.source, migration.destination
     source.execute("migrate-set-parameters", **{"max-postcopy-bandwidth": 200_000})
     to_postcopy(migration, where)
-    reaches(source, "postcopy-active")
+    # a destination that does not run yet cannot pause either: it would just fail
+    assert poll(lambda: bool(destination.execute("query-status")["running"]), 20), destination.log
     time.sleep(0.3)
     source.execute("migrate-pause")
     reaches(source, "postcopy-paused")
@@ -539,6 +542,9 @@ def main() -> int:
     parser.add_argument("--only", action="append", default=[], metavar="NAME")
     parser.add_argument("--ci", action="store_true", help="a selection")
     parser.add_argument("--jobs", type=int, default=2, help="migrations at a time (2)")
+    parser.add_argument(
+        "--results", type=Path, help="JSON lines: outcomes are added there, and make the table"
+    )
     parser.add_argument("--table", type=Path, help="write the table there")
     given = parser.parse_args()
     began = time.monotonic()
@@ -546,6 +552,9 @@ def main() -> int:
     with ThreadPoolExecutor(given.jobs) as pool:
         for outcome in pool.map(run, cells(given.only, given.ci)):
             outcomes.append(outcome)
+            if given.results:
+                with given.results.open("ab") as kept:
+                    kept.write(msgspec.json.encode(outcome) + b"\n")
             if not outcome.cell.absent:
                 said = outcome.missing or "; ".join(outcome.failures) or "ok"
                 known = f" [{'; '.join(outcome.known)}]" if outcome.known else ""
@@ -556,6 +565,9 @@ def main() -> int:
     if given.table:
         from tests.matrixtable import table
 
+        if given.results:
+            lines = given.results.read_bytes().splitlines()
+            outcomes = [msgspec.json.decode(line, type=Outcome) for line in lines]
         given.table.write_text(table(outcomes))
     return 1 if failed else 0
 

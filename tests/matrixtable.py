@@ -21,6 +21,7 @@ difference that is known, and not ours; **-** is a mode that this QEMU has not; 
 def table(outcomes: Sequence[Outcome]) -> str:
     """Markdown: a row for each machine and version, a column for each mode."""
     by_cell = {outcome.cell: outcome for outcome in outcomes}
+    outcomes = list(by_cell.values())  # of a cell that was run again, the last
     ran = [outcome for outcome in outcomes if outcome.qemu or outcome.failures]
     failed = [outcome for outcome in ran if outcome.failures]
     known = sorted({name for outcome in ran for name in outcome.known})
