@@ -14,7 +14,8 @@ pseries ppc64, s390x s390-ccw-virtio, all without hardware acceleration.
 **ok**: QEMU completed and the guest runs at the destination, the verdict is good, every byte of every
 channel belongs to a decoded record (of TLS: was passed on), QEMU's counters are those of the log, and the log
 of the capture is the log that was printed live. A mapped-ram file is read where QEMU wrote it. A letter is a
-difference that is known, and not ours; **-** is a mode that this QEMU has not; **?** was not tried.
+difference that is known, and not ours; **-** is a mode that this QEMU has not; **?** was not tried. Of a cell
+that ran more than once this is the last outcome.
 """
 
 
