@@ -17,6 +17,8 @@ from migsniff.show.migration import MigrationStats
 from migsniff.show.screen import draw
 from migsniff.show.stats import Stats
 from migsniff.show.ui import LiveView, usable
+from tests.catalogue import STREAMS
+from tests.playing import play
 from tests.synthetic import PRECOPY, device, ram
 
 WAIT = 20
@@ -262,3 +264,13 @@ def test_a_fault_of_the_view_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     view.start()
     until(lambda: "the live view failed" in file.getvalue())
     assert view.stop(WAIT)
+
+
+def test_what_is_encrypted_is_shown_by_its_records() -> None:
+    stats = MigrationStats("m1")
+    for event in play(STREAMS["tls"]):
+        stats.update(0, event)
+    lines = [line.rstrip() for line in screen([stats], width=150)]
+    said = "ClientHello TLS 1.3, offers 1.3 and 3 ciphers, pre-shared key, server name dest"
+    assert f"TLS tls-0 fwd: {said}; 6 records, probably close_notify" in lines
+    assert len(screen([stats], height=4)) == 4

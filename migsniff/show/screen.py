@@ -11,6 +11,7 @@ from rich.text import Text
 from migsniff.core.events import Undecodable
 from migsniff.show.info import PASS_HEADINGS, pass_cells, pass_line, share, shown_blocks
 from migsniff.show.migration import MigrationStats
+from migsniff.show.tls import rows as tls_rows
 from migsniff.show.words import escape, memory, name, number, rate, seconds, wire
 
 LINES_COMPACT: Final = 3
@@ -51,6 +52,7 @@ def _in_full(stats: MigrationStats, height: int, now: int) -> list[RenderableTyp
         bottom.insert(0, _switchover(stats, now))
     if stats.faults.asked:
         bottom.insert(0, _line(f"page faults: {stats.faults.text()}"))
+    top += [_line(f"TLS {label}: {said}") for label, said in tls_rows(stats.tls)]
     room = max(0, height - len(top) - len(bottom))
     # blocks a third, passes and devices the rest; what one does not need the next may have
     blocks = _blocks(stats, room // 3) if stats.blocks else []
