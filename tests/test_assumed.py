@@ -254,6 +254,17 @@ def test_what_does_not_fit(case: str) -> None:
     assert verdict(events).ok
 
 
+def test_names_without_end_make_no_messages_without_end() -> None:
+    long = "\x1b[2J" * 10_000
+    known = handmade([entry(long, long, 4), U32])
+    for payload in (bytes(2), bytes(5), bytes(9)):
+        events = one(payload, known)
+        assert max(len(finding.message) for finding in of(events, Finding)) < 1000
+    cut = read(precopy(HEAD, Device(40, b"d", bytes(3)).item()[:-6]), known)
+    assert len(verdict(cut).message) < 1000
+    assert "\x1b" not in verdict(cut).message
+
+
 def test_the_first_that_fits_is_taken_and_any_knows_subsections() -> None:
     known = handmade(device(U32, U32), device(U32), TWO)
     (event,) = of(one(bytes(4) + X, known), DeviceSection)

@@ -36,6 +36,7 @@ VARIABLE: Final = frozenset(
         "vdagent/cbinfos",
     }
 )
+MAX_PATH: Final = 200  # characters of a field's path in a message
 UNKNOWN: Final = "unknown"
 SUBSECTION_HEADER: Final = 6  # of a subsection without its name
 
@@ -266,8 +267,8 @@ class AssumingWalker(Walker):
 
     @property
     def name(self) -> str:
-        """The field that was being read, by its path."""
-        return ".".join(self.path)
+        """The field that was being read, by its path, or the end of a long one."""
+        return shortened(".".join(self.path))
 
     def missing(self, short: StreamProblem) -> int:
         """How many bytes of it there were not."""
@@ -451,6 +452,14 @@ def leaves(fields: Sequence[Field], path: str = "") -> Iterator[tuple[str, str, 
             yield name, field.type, field.offset, field.size
 
 
+def shortened(path: str) -> str:
+    """A path as long as a line may be."""
+    return path if len(path) <= MAX_PATH else "..." + path[3 - MAX_PATH :]
+
+
 def told(leaf: list[tuple[str, str, int, int]]) -> str:
     """A leaf in words."""
-    return "nothing more" if not leaf else "field {0!r} ({1}, {3} bytes at {2})".format(*leaf[0])
+    if not leaf:
+        return "nothing more"
+    path, kind, offset, size = leaf[0]
+    return f"field {shortened(path)!r} ({shortened(kind)}, {size} bytes at {offset})"

@@ -34,6 +34,7 @@ MAX_FILE: Final = 4 << 20
 MAX_TOTAL: Final = 32 << 20
 MAX_MACHINES: Final = 64
 MAX_NAME: Final = 255
+MAX_TRIED: Final = 8  # descriptions that are tried for a section
 LOCK_SECONDS: Final = 2.0
 REFRESH: Final = 24 * 3600  # seconds after which it is noted that a description was seen again
 
@@ -306,7 +307,8 @@ class _Index:
             for entry in self._by_name.get(_last_part(idstr), ())
             if entry.version is None or entry.version == version
         ]
-        return sorted(found, key=lambda entry: (entry.idstr != idstr, entry.instance != instance))
+        found.sort(key=lambda entry: (entry.idstr != idstr, entry.instance != instance))
+        return found[:MAX_TRIED]
 
 
 def _last_part(idstr: str) -> str:
