@@ -63,7 +63,7 @@ def _read_packets(source: PcapSource, log: "Log", known: Descriptions | None, *,
             log.several()
         begun.add(migration.name)
         log.begins(migration.name, migration.start_time)
-        assumed = known.lookup if known is not None else None
+        assumed = known.lookup_for(migration.name) if known is not None else None
         session = Session(fields=fields, budget=budget, assumed=assumed, looks_like=recognise)
         return Pipeline(migration.name, session, [log, *learning(known)])
 
@@ -126,7 +126,7 @@ def _info_packets(
     def begin(migration: Migration) -> Pipeline:
         starts[migration.name] = migration.start_time
         stats.begins(migration.name, migration.source, migration.destination)
-        assumed = known.lookup if known is not None else None
+        assumed = known.lookup_for(migration.name) if known is not None else None
         session = Session(budget=budget, assumed=assumed, looks_like=recognise)
         return Pipeline(migration.name, session, learning(known), stats)
 
@@ -158,7 +158,7 @@ def session_for(
         fields=fields,
         contents=contents,
         note_omitted=note_omitted,
-        assumed=known.lookup if known is not None else None,
+        assumed=known.lookup_for(source.migration) if known is not None else None,
         looks_like=looks_like,
     )
 

@@ -139,7 +139,7 @@ class Proxy:
             note_omitted=not options.no_save,
             breathe=True,
             budget=self._budget,
-            assumed=self._known.lookup,
+            assumed=self._known.lookup_for(migration),
             looks_like=recognise,
         )
         self.stats.begins(migration, source, destination)

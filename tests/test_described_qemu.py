@@ -95,7 +95,7 @@ def test_from_one_migration_to_the_next(tmp_path: Path) -> None:
                 "section i8254 instance 0 (FULL), 5 of 8 bytes into its field 'channels["
                 in verdict["message"]
             )
-            assert "next_transition_time' (seen 20" in verdict["message"]
+            assert "next_transition_time' (seen in 20" in verdict["message"]
             proxy.stop()
     finally:
         folder.remove()

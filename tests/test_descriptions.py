@@ -313,7 +313,7 @@ class TestCommand:
         assert "assumed" not in capfd.readouterr().out
         assert main(["read", "-V", postcopy]) == 0
         out = capfd.readouterr().out
-        assert out.count("provisional, assumed (seen ") == 31
+        assert out.count("provisional, assumed (seen in ") == 31
         assert 'runstate: "running"' in out
 
         assert main(["descriptions", "list", "-T", "json"]) == 0
@@ -335,6 +335,14 @@ class TestCommand:
         assert main(["descriptions", "list"]) == 0
         assert "pc-i440fx" not in capfd.readouterr().out
         assert main(["descriptions", "list", "--descriptions", "none"]) == 2
+
+    def test_reading_a_capture_twice_prints_the_same(self, capfd: pytest.CaptureFixture[str]) -> None:
+        """It is not read by what was learnt from it."""
+        arguments = ["read", "-V", str(SAMPLES / "x86-72-pc")]
+        assert main(arguments) == 0
+        first = capfd.readouterr().out
+        assert main(arguments) == 0
+        assert capfd.readouterr().out == first
 
     def test_files_that_describe(self, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
         capture, postcopy = str(SAMPLES / "x86-100-multifd"), str(SAMPLES / "x86-100-postcopy")

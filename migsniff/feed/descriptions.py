@@ -15,14 +15,13 @@ import stat
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Literal
 
 import msgspec
 
 from migsniff.core.errors import CaptureError
-from migsniff.core.events import Remembered
+from migsniff.core.events import Assumed, Remembered
 
 FORMAT: Final = "migsniff descriptions"
 SUFFIX: Final = ".json"
@@ -266,7 +265,11 @@ def _merged(known: Sequence[Entry], entries: Sequence[Entry]) -> tuple[int, list
     for entry in entries:
         old = same.get((*entry.key, bytes(entry.device)))
         fresh += old is None
-        front.append(entry if old is None or entry.seen - old.seen > REFRESH else old)
+        if old is None:
+            front.append(entry)
+        else:
+            newer = entry.seen - old.seen > REFRESH
+            front.append(msgspec.structs.replace(old, seen=entry.seen) if newer else old)
     merged: dict[tuple[str, int, int | None], list[Entry]] = {}
     for entry in (*front, *known):
         kept = merged.setdefault(entry.key, [])
@@ -336,16 +339,23 @@ class Descriptions:
         self._thread: threading.Thread | None = None
         self._told = False
 
-    def lookup(self, machine: str, idstr: str, instance: int, version: int) -> list[Remembered]:
-        """What a Session asks for (core.events.Assumed)."""
+    def lookup_for(self, migration: str) -> Assumed:
+        """What a Session asks. What was learnt from this migration itself is left out: reading its capture
+        prints what was printed while it passed."""
+        return lambda *about: self.lookup(*about, migration=migration)
+
+    def lookup(
+        self, machine: str, idstr: str, instance: int, version: int, *, migration: str = ""
+    ) -> list[Remembered]:
+        """Descriptions for a section, the likeliest first (core.events.Assumed)."""
         known = self._known.get(machine)
         if known is None and self._store is not None and self._jobs is None:
             known = self._known[machine] = _Index(self._store.load(machine))
         given = self._given.find(idstr, instance, version)
         found = [(entry, f"from {entry.source}") for entry in given]
         for entry in known.find(idstr, instance, version) if known is not None else ():
-            day = datetime.fromtimestamp(entry.seen, UTC).date() if entry.seen < 1 << 36 else "once"
-            found.append((entry, f"seen {day} in {entry.source}"))
+            if entry.source != migration:
+                found.append((entry, f"seen in {entry.source}"))
         return [
             Remembered(
                 bytes(entry.device),
