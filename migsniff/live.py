@@ -356,12 +356,12 @@ class Migrations:
     def _begin(self, opening: Opening, source: str, destination: str) -> Group[LiveMigration]:
         """A new migration. One that is paused on this pair will not be resumed, and few others are kept."""
         paused = [group.migration for group in self._groups if group.migration.paused]
-        here = [g.migration for g in self._groups if g.pair == opening.pair and opening.kind == "main"]
+        here = [g.migration for g in self._groups if opening.pair in g.pairs and opening.kind == "main"]
         for live in (*paused[:-MAX_PAUSED], *(live for live in here if live.paused)):
             live.close()
         now = datetime.now(UTC)
         live = self._start(f"{now:%Y%m%dT%H%M%SZ}-{token_hex(2)}", now, source, destination)
-        group = Group(live, opening.pair)
+        group = Group(live)
         self._groups.append(group)
         return group
 

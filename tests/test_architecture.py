@@ -34,7 +34,7 @@ CORE = ROOT / "core"
 LAYERS = (
     ("errors", "wire"),
     ("events",),
-    ("bytequeue", "contents", "registry", "text"),
+    ("bytequeue", "contents", "registry", "rounds", "text"),
     ("fieldtypes", "oldstyle", "description", "inflaters", "messages", "multifdfacts", "pages"),
     ("multifdmethods",),
     ("faults", "vmdesc", "pagecount", "livesections"),

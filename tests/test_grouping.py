@@ -30,7 +30,7 @@ def joined(*steps: tuple[str, bytes] | tuple[str, bytes, Hashable] | str) -> lis
         assert opening is not None
         joins = group_of(opening, groups)
         if joins is None:
-            joins = Group(len(groups), opening.pair)
+            joins = Group(len(groups))
             groups.append(joins)
         joins.enter(opening)
         found.append(joins.migration)
@@ -64,6 +64,7 @@ def joined(*steps: tuple[str, bytes] | tuple[str, bytes, Hashable] | str) -> lis
         # recovered postcopy, through the same pair or another
         ([("h:1", MAIN), "0 pauses", ("h:2", RESUMED), ("h:3", PAGE)], [0, 0, 0]),
         ([("h:1", MAIN, 1), "0 pauses", ("h:2", RESUMED, 2)], [0, 0]),
+        ([("h:1", MAIN, 1), "0 pauses", ("h:2", RESUMED, 2), ("h:3", PAGE, 2)], [0, 0, 0]),
         ([("h:1", MAIN, 1), "0 is in postcopy", ("h:2", RESUMED, 2)], [0, 0]),
         ([("g:1", MAIN, 1), ("h:1", MAIN, 1), "0 pauses", "1 pauses", ("g:2", RESUMED, 2)], [0, 1, 0]),
         ([("h:1", MAIN), "0 pauses", ("h:2", MAIN), ("h:3", RESUMED)], [0, 1, 0]),

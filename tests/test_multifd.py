@@ -25,14 +25,14 @@ from migsniff.core.events import (
     Undecodable,
 )
 from migsniff.core.multifdmethods import METHODS, Method
+from migsniff.core.rounds import MAX_AHEAD
 from migsniff.core.session import Session
-from migsniff.core.wire import MAX_MULTIFD_WAIT_ALL, Command
+from migsniff.core.wire import MAX_MULTIFD_WAIT_ALL
 from tests.playing import Cut, Stream, arrivals, bytewise, decode, of, pieces_of, play, strip, verdict, whole
 from tests.streams import (
     EOF,
     FLUSH,
     HEADER,
-    command,
     configuration,
     hello,
     multifd_device_state,
@@ -245,7 +245,7 @@ def test_pages_are_counted_with_those_of_all_channels(cut: Cut) -> None:
         ("/rom@etc\\x1b", 0, BIG),
     ]
     assert (first.counts.normal, first.counts.zero, last.counts.normal) == (6, 3, 3)
-    assert [(p.resent, p.iteration) for p in of(events, MultifdPacket) if p.normal] == [
+    assert [(p.resent, p.round) for p in of(events, MultifdPacket) if p.normal] == [
         (0, 1),
         (0, 1),
         (0, 1),
@@ -269,8 +269,28 @@ def test_pages_are_counted_with_those_of_all_channels(cut: Cut) -> None:
 class TestPasses:
     def test_a_channel_that_is_late_begins_none(self) -> None:
         """The other is in the next pass already: what comes here twice came from the pass before."""
-        events = play(two(*OPENED, (2, at(1, 2) + SYNC + at(3, 0)), (1, at(0, 3) + at(1)), (1, SYNC + at(2))))
-        assert passes(events) == [("multifd-0", 7, 3, False)]
+        late = (2, at(1, 2) + SYNC + at(3, 0)), (1, at(0, 3) + at(1)), (1, SYNC + at(2))
+        events = play(two(*OPENED, *late, (0, ram_part(FLUSH)), (1, at(4))))
+        assert passes(events) == [("main", 5, 3, False)]
+
+    def test_as_soon_as_a_page_comes_again(self) -> None:
+        events = play(two(*OPENED, (1, at(1) + SYNC), (2, SYNC), (0, ram_part(FLUSH)), (2, at(2) + at(1))))
+        assert passes(events) == [("multifd-1", 1, 0, False)]
+        assert of(events, DirtySync)[0].offset == 64 + 2 * len(SYNC) + len(at(2))
+
+    def test_a_channel_that_stays_behind_is_not_waited_for_for_ever(self) -> None:
+        more = (at(1) + SYNC) * 400
+        events = play(two(*OPENED, (1, more)))
+        assert [one.counts.pages for one in of(events, DirtySync)] == [1] * (400 - MAX_AHEAD)
+
+    def test_hundreds_of_rounds(self) -> None:
+        """A page may come again in any of them, or after all."""
+        rounds = [at(0, 1)] + [at(2 + number % 2) for number in range(900)] + [at(0)]
+        pieces = [
+            (n, data) for data in rounds for n, data in ((1, data + SYNC), (2, SYNC), (0, ram_part(FLUSH)))
+        ]
+        found = of(play(two(*OPENED, *pieces)), DirtySync)
+        assert [one.counts.pages for one in found] == [4] + [2] * 448
 
     def test_the_last_page_of_a_full_packet_again(self) -> None:
         """QEMU 7.2 sends it again with the next packet, at times."""
@@ -299,20 +319,6 @@ class TestPasses:
         (finding,) = of(events, Finding)
         assert (finding.channel, finding.code) == ("multifd-1", "multifd-syncs")
         assert finding.message == "1 SYNC packets came, where the main channel tells of 2"
-
-    def test_the_switchover_ends_a_pass(self) -> None:
-        events = play(
-            two(
-                *OPENED,
-                (1, at(1) + SYNC),
-                (2, at(2) + SYNC),
-                (0, command(Command.SWITCHOVER_START)),
-                (1, at(3) + SYNC),
-                (2, SYNC),
-                (0, ram_part(FLUSH) + END),
-            )
-        )
-        assert passes(events) == [("main", 2, 0, False), ("main", 1, 0, True)]
 
 
 class TestContradictions:
@@ -408,7 +414,7 @@ def test_what_waits_is_bounded_over_all_channels() -> None:
 @given(st.lists(st.integers(1, 4), max_size=60), st.integers(10_000, 400_000))
 @settings(deadline=None, max_examples=20)
 def test_totals_do_not_depend_on_the_order_of_channels(order: list[int], size: int) -> None:
-    """Whatever the interleaving: the same pages of each block, the same number of them sent again."""
+    """Whatever the interleaving: the same pages of each block, as many sent again, the same passes."""
     channels = {
         number: [
             data[i : i + size]
@@ -427,13 +433,15 @@ def test_totals_do_not_depend_on_the_order_of_channels(order: list[int], size: i
     }
     pieces = [(number, channels[number].pop(0)) for number in order if channels[number]]
     pieces += [(number, data) for number, left in channels.items() for data in left]
-    stream = Stream(((0, "fwd", CONFIGURATION + START), *((n, "fwd", data) for n, data in pieces)))
-    packets = of(play(stream), MultifdPacket)
+    pieces += [(0, ram_part(FLUSH) + END)]
+    events = play(Stream(((0, "fwd", CONFIGURATION + START), *((n, "fwd", data) for n, data in pieces))))
+    packets = of(events, MultifdPacket)
     totals = {
         name: [sum(getattr(p, what) for p in packets if p.block.startswith(name)) for what in WHAT]
         for name in ("pc.ram", "/rom")
     }
     assert totals == {"pc.ram": [46, 4, 23], "/rom": [8, 0, 6]}
+    assert [(one.counts.pages, one.final) for one in of(events, DirtySync)] == [(27, False), (31, True)]
 
 
 WHAT = ("normal", "zero", "resent")

@@ -430,8 +430,8 @@ class MultifdHello(Event, frozen=True, tag="multifd-hello", kw_only=True):
 class MultifdPacket(Event, frozen=True, tag="multifd-packet", kw_only=True):
     """A multifd packet with its data: `method` none, zlib, zstd, qpl, uadk, qatzip or device-state.
 
-    `resent`: how many of its pages had been sent before. `iteration`: the pass that they belong to. A packet
-    of device state names the device in `block` and its instance in `packet_num`.
+    `resent`: how many of its pages had been sent before. `round`: how many SYNC packets came before it. A
+    packet of device state names the device in `block` and its instance in `packet_num`.
     """
 
     packet_num: int
@@ -442,7 +442,7 @@ class MultifdPacket(Event, frozen=True, tag="multifd-packet", kw_only=True):
     zero: int
     data_size: int
     resent: int = 0
-    iteration: int = 0
+    round: int = 0
 
 
 class MultifdSync(Event, frozen=True, tag="multifd-sync", kw_only=True):

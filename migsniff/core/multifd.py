@@ -108,6 +108,7 @@ class MultifdReader:
         facts.uuid = known or uuid
         facts.ids.setdefault(number, self.channel)
         facts.syncs[self.channel] = 0
+        self.context.memory.use_rounds(self.channel)
         self._since = self.queue.at
 
     def _finding(self, code: str, **details: object) -> Finding:
@@ -161,8 +162,9 @@ class MultifdReader:
         if normal + zero:
             block = context.memory.blocks[name]
             pages = addresses >> np.uint64(context.memory.page_size.bit_length() - 1)
-            yield from self._end_pass(block, pages, start, full=len(pages) == most)
             resent = self._count(block, pages, normal, zero, header + data_size)
+            if resent:
+                yield from context.memory.completed(self.channel, start)
         if lends:
             yield from self._lend(block, addresses, normal, data_size, number, method)
         self._packets += 1
@@ -179,7 +181,7 @@ class MultifdReader:
             zero=zero,
             data_size=data_size,
             resent=resent,
-            iteration=context.memory.iteration,
+            round=context.multifd.syncs[self.channel],
         )
 
     def _main_channel(self, what: str) -> Steps:
@@ -211,20 +213,6 @@ class MultifdReader:
 
     # ------------------------------------------------------------ counting
 
-    def _end_pass(self, block: GuestBlock, pages: "NDArray[np.uint64]", start: int, *, full: bool) -> Steps:
-        """End the pass that is running if it has sent one of these pages of the packet at `start` already."""
-        memory, facts = self.context.memory, self.context.multifd
-        memory.ordered, facts.pages = False, True
-        if memory.count_passes and facts.may_begin_pass(self.channel, memory.iteration):
-            # up to 7.2 the last page of a full packet may come again as the first one of another
-            again = (block.name, int(pages[0])) in facts.ends.values()
-            asked = np.sort(pages[1:] if again else pages)
-            if len(asked) and memory.repeats_at(block, asked) < len(asked):
-                yield memory.end_pass(self.channel, start, final=False)
-                facts.may_begin_pass(self.channel, memory.iteration)
-        if full:
-            facts.ends[self.channel] = block.name, int(pages[-1])
-
     def _count(
         self, block: GuestBlock, pages: "NDArray[np.uint64]", normal: int, zero: int, size: int
     ) -> int:
@@ -236,20 +224,24 @@ class MultifdReader:
         first, last = int(pages[0]), int(pages[-1])
         tally = Tally()
         tally.normal, tally.zero, tally.bytes = normal, zero, size
-        tally.resent = memory.mark(block, pages, first, last) + count - len(pages)
+        number = self.context.multifd.syncs[self.channel]
+        tally.resent = memory.mark(block, pages, first, last, number) + count - len(pages)
         tally.span(first * memory.page_size, last * memory.page_size)
         fold({block: tally}, self._tallies)
-        fold({block: tally}, memory.pass_tallies)
+        fold({block: tally}, memory.tallies(number))
         return tally.resent
 
     def _sync(self) -> Steps:
+        """All that came before belongs to a round that ends here."""
         facts, memory = self.context.multifd, self.context.memory
-        facts.synced(self.channel)
+        facts.syncs[self.channel] += 1
         yield self._stretch(last=False)
-        if facts.end is not None and facts.caught_up():
-            channel, at = facts.end
+        if memory.rounds is not None:
+            memory.rounds.reached[self.channel] = facts.syncs[self.channel]
+        yield from memory.completed(self.channel, self.queue.at)
+        if facts.end is not None and facts.caught_up(memory.round):
+            yield from memory.last_pass(*facts.end)
             facts.end = None
-            yield memory.end_pass(channel, at, final=True)
 
     def _stretch(self, *, last: bool) -> MultifdSync:
         """What was carried since the last SYNC."""

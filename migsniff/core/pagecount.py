@@ -66,7 +66,7 @@ class PageCounter:
     def _end_stretch(self) -> None:
         if self._tallies:
             fold(self._tallies, self._section)
-            fold(self._tallies, self.memory.pass_tallies)
+            fold(self._tallies, self.memory.tallies(self.memory.round))
             self._tallies = {}
 
     # ------------------------------------------------------------ counting

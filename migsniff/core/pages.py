@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from migsniff.core.errors import StreamProblem
 from migsniff.core.events import BlockPages, Data, DirtySync, PageCounts, RamBlock
 from migsniff.core.registry import Registry
+from migsniff.core.rounds import COMPLETE, LONG_AGO, NEVER, Rounds
 from migsniff.core.wire import (
     MAX_PAGE_STATE_SLACK,
     PAGE_STATE_SEGMENT,
@@ -143,8 +144,6 @@ def fold(tallies: Tallies, into: Tallies) -> None:
 
 # ---------------------------------------------------------------- guest memory
 
-NEVER: Final = 0
-LONG_AGO: Final = 1
 FIRST_PASS: Final = 2
 LAST_PASS: Final = 254
 IN_POSTCOPY: Final = 255
@@ -153,7 +152,7 @@ IN_POSTCOPY: Final = 255
 class GuestBlock:
     """One RAM block: its announced facts, and in which pass each of its pages was sent last.
 
-    That is the one byte of state a guest page: NEVER, LONG_AGO, a number of GuestMemory for the pass, or
+    That is the one byte of state a guest page: NEVER, LONG_AGO, a number for the pass or round, or
     IN_POSTCOPY: sent since postcopy began, when each that is missing is sent once. It stands in segments that
     are made when the first of their pages comes, so that an announced length costs nothing.
     """
@@ -184,6 +183,8 @@ class GuestMemory:
         self.round = 0
         self.flushes = False  # the main channel has MULTIFD_FLUSH records
         self._pass = FIRST_PASS  # what the pages of this pass are marked with
+        self.rounds: Rounds | None = None  # there are multifd channels, whose rounds tell the passes
+        self.round_tallies: dict[int, Tallies] = {}
         self.stretches: list[Callable[[], None]] = []  # what adds up to this pass, to be called at its end
         self.count_passes = True  # until postcopy, where pages come as they are asked for
         self.ordered = True  # False once compressed or multifd pages came: their threads finish out of order
@@ -205,15 +206,68 @@ class GuestMemory:
         for block in self.blocks.values():
             block.page_count = block.length // page_size
 
-    def next_round(self, *, flush: bool = False) -> None:
-        """The main channel is at a MULTIFD_FLUSH, or at the end of a section of ram."""
+    def use_rounds(self, channel: str) -> Rounds:
+        """There is a multifd channel: rounds tell the passes from here on."""
+        if self.rounds is None:
+            self.rounds = Rounds(self.round)
+            table = [NEVER, *[LONG_AGO] * 255]
+            table[self._pass] = COMPLETE
+            self._renumber(table)
+        self.rounds.reached[channel] = 0
+        return self.rounds
+
+    def tallies(self, number: int) -> Tallies:
+        """Where pages of a round are counted."""
+        if self.rounds is None or not self.count_passes:
+            return self.pass_tallies
+        return self.round_tallies.setdefault(max(number, self.rounds.first), {})
+
+    def next_round(self, channel: str, at: int, *, flush: bool = False) -> list[DirtySync]:
+        """The main channel is at a MULTIFD_FLUSH, or the end of a section of ram: the passes that ended."""
         self.flushes |= flush
-        if flush or not self.flushes:
-            self.round += 1
+        if not flush and self.flushes:
+            return []
+        if self.rounds is not None and self.count_passes:
+            for count in (*self.uncounted, *self.stretches):
+                count()
+        self.round += 1
+        return self.completed(channel, at)
+
+    def completed(self, channel: str, at: int, *, everything: bool = False) -> list[DirtySync]:
+        """The passes that ended with the rounds that are complete now, or with all of them."""
+        rounds = self.rounds
+        if rounds is None or not self.count_passes:
+            return []
+        if everything:
+            for end_stretch in self.stretches:
+                end_stretch()
+        ended = []
+        while True:
+            if rounds.begins_pass() and self.pass_tallies:
+                ended.append(self.end_pass(channel, at, final=False))
+            if not rounds.is_complete(self.round) and not (everything and self.round_tallies):
+                break
+            fold(self.round_tallies.pop(rounds.first, {}), self.pass_tallies)
+            rounds.first += 1
+        table = rounds.renumber()
+        if table is not None:
+            self._renumber(table)
+        return ended
+
+    def last_pass(self, channel: str, at: int) -> list[DirtySync]:
+        """The last section of ram has ended, and all channels have come as far, or never will."""
+        ended = self.completed(channel, at, everything=True)
+        return [*ended, self.end_pass(channel, at, final=True)]
+
+    def _renumber(self, table: list[int]) -> None:
+        marks = np.array(table, np.uint8)
+        for block in self.blocks.values():
+            for number, segment in block.segments.items():
+                block.segments[number] = marks[segment]
 
     def pass_ends_before(self, block: GuestBlock, page: int) -> bool:
         """Whether a page record belongs to the next pass: it goes back, or was sent in this one."""
-        if not self.count_passes:
+        if not self.count_passes or self.rounds is not None:
             return False
         if self.ordered:
             return (block.index, page) <= self.position
@@ -258,8 +312,9 @@ class GuestMemory:
 
     def end_pass(self, channel: str, at: int, *, final: bool) -> DirtySync:
         """The pass that is running ends at wire offset `at` of `channel`: its event, and the next begins."""
-        for end_stretch in self.stretches:
-            end_stretch()
+        if self.rounds is None:
+            for end_stretch in self.stretches:
+                end_stretch()
         counts, blocks = summary(self.pass_tallies)
         event = DirtySync(
             channel=channel,
@@ -277,9 +332,8 @@ class GuestMemory:
         self._pass += 1
         if self._pass > LAST_PASS:
             self._pass = FIRST_PASS
-            for block in self.blocks.values():
-                for segment in block.segments.values():
-                    segment[segment != NEVER] = LONG_AGO
+            if self.rounds is None:
+                self._renumber([NEVER, *[LONG_AGO] * 255])
         return event
 
     def was_sent(self, block: GuestBlock, page: int) -> bool:
@@ -296,6 +350,8 @@ class GuestMemory:
 
     def repeats_at(self, block: GuestBlock, pages: NDArray[np.uint64]) -> int:
         """How many of these ascending pages come before the first that this pass has sent already."""
+        if self.rounds is not None:
+            return len(pages)
         for number, low, high in _by_segment(pages, int(pages[0]), int(pages[-1])):
             segment = block.segments.get(number)
             if segment is None:
@@ -306,15 +362,29 @@ class GuestMemory:
                 return low + int(repeated[0])
         return len(pages)
 
-    def mark(self, block: GuestBlock, pages: NDArray[np.uint64], first: int, last: int) -> int:
-        """Count one more sending of distinct ascending `pages`; returns how many had been sent before."""
+    def mark(
+        self,
+        block: GuestBlock,
+        pages: NDArray[np.uint64],
+        first: int,
+        last: int,
+        number: int | None = None,
+    ) -> int:
+        """Count one more sending of distinct ascending `pages`; returns how many had been sent before.
+
+        `number` is the round, if it is not the main channel's.
+        """
+        if number is None:
+            number = self.round
+        elif not self.count_passes:
+            number = -1  # what is late was sent before postcopy
         return sum(
-            self._mark_in(block, number, pages[low:high], int(pages[low]), int(pages[high - 1]))
-            for number, low, high in _by_segment(pages, first, last)
+            self._mark_in(block, segment, pages[low:high], int(pages[low]), int(pages[high - 1]), number)
+            for segment, low, high in _by_segment(pages, first, last)
         )
 
     def _mark_in(
-        self, block: GuestBlock, number: int, pages: NDArray[np.uint64], first: int, last: int
+        self, block: GuestBlock, number: int, pages: NDArray[np.uint64], first: int, last: int, round_: int
     ) -> int:
         """What `mark` does, for pages of one segment."""
         segment = self._segment(block, number)
@@ -322,18 +392,28 @@ class GuestMemory:
         if segment is None:
             return 0
         base = number * PAGE_STATE_SEGMENT
-        if last - first + 1 == len(pages):
-            seen = segment[first - base : last - base + 1]
-            resent = int(np.count_nonzero(seen))
-            seen.fill(self._pass)
-            return resent
-        where = (pages - np.uint64(base)).astype(np.intp)
-        resent = int(np.count_nonzero(segment[where]))
-        segment[where] = self._pass
+        where: slice | NDArray[np.intp] = slice(first - base, last - base + 1)
+        if last - first + 1 != len(pages):
+            where = (pages - np.uint64(base)).astype(np.intp)
+        seen = segment[where]
+        resent = int(np.count_nonzero(seen))
+        if self.rounds is None or (round_ >= 0 and not self.count_passes):
+            segment[where] = self._pass
+        elif not resent:
+            segment[where] = self._mark_of(round_)
+        else:
+            if self.count_passes:
+                self.rounds.repeats(set(seen.tobytes()), round_)
+            segment[where] = np.maximum(seen, np.uint8(self._mark_of(round_)))
         return resent
+
+    def _mark_of(self, number: int) -> int:
+        return LONG_AGO if self.rounds is None or number < 0 else self.rounds.mark_of(number)
 
     def mark_one(self, block: GuestBlock, page: int) -> int:
         """Count one more sending of one page; returns 1 if it had been sent before, else 0."""
+        if self.rounds is not None:
+            return self.mark(block, np.array([page], np.uint64), page, page)
         number, at = divmod(page, PAGE_STATE_SEGMENT)
         segment = self._segment(block, number)
         self.records += 1

@@ -341,7 +341,7 @@ class RamReader:
         if word == MULTIFD_FLUSH:
             queue.advance(WORD)
             self.flushes += 1
-            self.memory.next_round(flush=True)
+            yield from self.memory.next_round(self.channel, queue.at, flush=True)
             return True
         if start and not self.memory.blocks:
             self.at("the RAM block list")

@@ -357,11 +357,12 @@ class Session:
 
     def _multifd_ended(self) -> Iterator[Event]:
         """What the multifd channels have not brought that the main channel has told of."""
-        facts = self.context.multifd
+        facts, memory = self.context.multifd, self.context.memory
         finished = any(c.main is not None and c.main.finished for c in self.connections.values())
+        expected = memory.round - (1 if self.context.postcopy else 0)
         for channel, syncs in facts.syncs.items() if finished else ():
-            if syncs != facts.expected:
-                problem = StreamProblem("multifd-syncs", found=syncs, expected=facts.expected)
+            if syncs != expected:
+                problem = StreamProblem("multifd-syncs", found=syncs, expected=expected)
                 yield Finding(
                     channel=channel,
                     direction="fwd",
@@ -372,7 +373,7 @@ class Session:
                     message=problem.text,
                 )
         if facts.end is not None:
-            yield self.context.memory.end_pass(*facts.end, final=True)
+            yield from memory.last_pass(*facts.end)
 
     def _all_ends(self) -> list[ConnectionEnd]:
         return [end for connection in self.connections.values() for end in connection.ends]

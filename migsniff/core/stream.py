@@ -268,13 +268,11 @@ class MainReader:
         multifd = self.context.multifd
         last = kind == ItemType.SECTION_END and memory.count_passes
         # QEMU looks for dirty pages once more before the last ones, which multifd channels have sent by now
-        if last and memory.pass_tallies and not multifd.pages:
+        if last and memory.pass_tallies and memory.rounds is None:
             yield ram.counter.end_pass(start, final=False)
         counts, blocks = yield from ram.payload(start=kind == ItemType.SECTION_START)
-        memory.next_round()
+        yield from memory.next_round(self.channel, queue.at)
         end = queue.at
-        multifd.sections += 1
-        multifd.flushes += ram.flushes
         yield from self._footer(facts)
         ram.told()
         yield RamSection(
@@ -294,10 +292,10 @@ class MainReader:
             multifd_flushes=ram.flushes,
         )
         self.ram_ended = self.ram_ended or kind == ItemType.SECTION_END
-        if last and not multifd.caught_up():
+        if last and not multifd.caught_up(memory.round):
             multifd.end = self.channel, end
         elif last:
-            yield ram.counter.end_pass(end, final=True)
+            yield from memory.last_pass(self.channel, end)
 
     def _footer(self, facts: SectionFacts) -> Steps:
         """The footer of a section whose payload has a known end; the first tells whether there are any."""
@@ -372,9 +370,6 @@ class MainReader:
         context, queue = self.context, self.queue
         if command == Command.OPEN_RETURN_PATH:
             context.return_path = True
-        elif command == Command.SWITCHOVER_START:
-            if context.multifd.pages and context.memory.pass_tallies and context.memory.count_passes:
-                yield self.ram.counter.end_pass(queue.at, final=False)
         elif command == Command.ENABLE_COLO:
             context.colo = True
         elif command == Command.POSTCOPY_ADVISE and isinstance(size := arguments.get("page_size"), int):
@@ -383,6 +378,7 @@ class MainReader:
             context.know_page_size(size, "POSTCOPY_ADVISE")
         elif command == Command.POSTCOPY_LISTEN:
             context.postcopy = True
+            yield from context.memory.completed(self.channel, queue.at, everything=True)
             if context.memory.pass_tallies:
                 yield self.ram.counter.end_pass(queue.at, final=False)
             context.memory.begin_postcopy()

@@ -49,7 +49,7 @@ class Group(Generic[T]):
     """
 
     migration: T
-    pair: Hashable
+    pairs: set[Hashable] = field(default_factory=set)
     hosts: set[str] = field(default_factory=set)
     main: bool = False
     tls: bool = False
@@ -61,6 +61,7 @@ class Group(Generic[T]):
     def enter(self, opening: Opening) -> None:
         """A connection becomes part of it."""
         self.open = True
+        self.pairs.add(opening.pair)
         self.hosts.add(opening.host)
         self.main |= opening.kind in ("main", "resumed")
         self.tls |= opening.kind == "tls"
@@ -105,7 +106,7 @@ def group_of(opening: Opening, groups: Sequence[Group[T]]) -> Group[T] | None:
 
 
 def _running(groups: Sequence[Group[T]], opening: Opening) -> list[Group[T]]:
-    return [group for group in groups if group.open and group.pair == opening.pair]
+    return [group for group in groups if group.open and opening.pair in group.pairs]
 
 
 def _may_have(group: Group[T], opening: Opening) -> bool:
@@ -121,7 +122,7 @@ def _may_have(group: Group[T], opening: Opening) -> bool:
 def _best(groups: Sequence[Group[T]], opening: Opening) -> Group[T] | None:
     """The newest of those that fit best."""
     fits = [
-        (group.uuid is not None and group.uuid == opening.uuid, group.pair == opening.pair,
+        (group.uuid is not None and group.uuid == opening.uuid, opening.pair in group.pairs,
          opening.host in group.hosts, index)
         for index, group in enumerate(groups)
     ]  # fmt: skip

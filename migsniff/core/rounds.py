@@ -1,0 +1,75 @@
+"""Rounds: what orders the pages of several multifd channels, and what tells one pass from the next there.
+
+QEMU sends a SYNC packet on each channel, and waits for all, before it goes over memory again (migration/ram.c
+find_dirty_block, QEMU 5.2 to 11.1): within a round no page comes twice, and how channels overtake each other
+tells nothing. A round is complete when all channels are behind it. It begins a pass if it has a page that the
+running pass has sent already.
+"""
+
+from collections.abc import Iterable
+from typing import Final
+
+NEVER: Final = 0
+LONG_AGO: Final = 1
+COMPLETE: Final = 2
+FIRST_ROUND: Final = 3
+LAST_ROUND: Final = 254
+MAX_AHEAD: Final = 64  # rounds that the fastest channel may be ahead before the slowest is not waited for
+
+
+class Rounds:
+    """What each channel has reached, and what pages are marked with.
+
+    A page sent in a round is marked with FIRST_ROUND or more, with COMPLETE if that was before `base`, which
+    only the running pass can be. `first` is the first round that is not complete yet.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.first = self.base = number
+        self.pass_began = number - 1
+        self.reached: dict[str, int] = {}
+        self._repeated: dict[int, int] = {}  # round -> the newest one before it with one of its pages
+
+    def mark_of(self, number: int) -> int:
+        """What pages of a round are marked with."""
+        return max(COMPLETE, FIRST_ROUND + number - self.base)
+
+    def repeats(self, marks: Iterable[int], number: int) -> None:
+        """Pages of a round come that have these marks."""
+        for mark in marks:
+            other = self.base + mark - FIRST_ROUND
+            if mark >= COMPLETE and other != number:
+                newer, older = max(other, number), min(other, number)
+                if newer >= self.first:
+                    self._repeated[newer] = max(older, self._repeated.get(newer, older))
+
+    def is_complete(self, main: int) -> bool:
+        """Whether all channels are behind the first round, and the main one, at `main`."""
+        reached = [main, *self.reached.values()]
+        return self.first < max(min(reached), max(reached) - MAX_AHEAD)
+
+    def begins_pass(self) -> bool:
+        """Whether the first round, before which all are complete, turns out to begin a pass."""
+        older = self._repeated.pop(self.first, None)
+        begins = older is not None and older >= self.pass_began
+        if begins:
+            self.pass_began = self.first
+        return begins
+
+    def renumber(self) -> list[int] | None:
+        """New marks for old ones, by their number, when the marks run out."""
+        newest = max(self.reached.values(), default=self.first)
+        if self.mark_of(newest + MAX_AHEAD) <= LAST_ROUND:
+            return None
+        shift = self.first - self.base
+        table = list(range(LAST_ROUND + 2))
+        for mark in range(COMPLETE, LAST_ROUND + 1):
+            number = self.base + mark - FIRST_ROUND
+            if number < self.pass_began:
+                table[mark] = LONG_AGO
+            elif number < self.first:
+                table[mark] = COMPLETE
+            else:
+                table[mark] = mark - shift
+        self.base = self.first
+        return table
