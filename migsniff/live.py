@@ -20,11 +20,12 @@ from migsniff.core.errors import problem_text
 from migsniff.core.events import Arrival, Chunk, Direction, Ended, EndKind, Learned, LearnedTls, Opened, Party
 from migsniff.feed.capture import CaptureWriter
 from migsniff.feed.forwarding import LegName
-from migsniff.feed.grouping import ENOUGH, Group, Opening, group_of, opening_of
+from migsniff.feed.grouping import ENOUGH, MULTIFD, Group, Opening, group_of, opening_of
 from migsniff.pipeline import Pipeline
 
 TURN: Final = 0.001  # seconds of this thread's own time for decoding before the loop may forward again
 MAX_BEHIND: Final = 64 << 20  # bytes that wait for decoding before it is given up
+MAX_HELD: Final = 32 << 20  # bytes of multifd channels that wait here for the list of RAM blocks
 MAX_PAUSED: Final = 8  # migrations whose verdict waits for their postcopy to be resumed
 
 
@@ -61,6 +62,8 @@ class LiveMigration:
         self._zero = time.monotonic_ns()
         self._queue: deque[Arrival | Note] = deque()
         self._behind = 0
+        self._held: list[Arrival | Note] = []  # of multifd channels, which the main channel's may come behind
+        self._held_bytes = 0
         self._chunk: Chunk | None = None  # that is being decoded
         self._running: Generator[None, None, None] | None = None
         self._scheduled = False
@@ -97,8 +100,15 @@ class LiveMigration:
 
     # ------------------------------------------------------------ from the taps
 
-    def arrive(self, arrival: Arrival | Note) -> None:
+    def arrive(self, arrival: Arrival | Note, *, multifd: bool = False) -> None:
         """Take what has happened. A chunk's data is borrowed for the time of the call."""
+        if multifd and (self._held or not self.pipeline.session.knows_memory):
+            if isinstance(arrival, Chunk):
+                self._held_bytes += len(arrival.data)
+                arrival = _owned(arrival)
+            self._held.append(arrival)
+            self._turn()
+            return
         if self._busy:
             self._enqueue(arrival)
             return
@@ -150,8 +160,18 @@ class LiveMigration:
                 return
         self._running = None
 
+    def _release(self) -> None:
+        """Let go on what is held, once it can be read, or will never be, or is too much; it has come now."""
+        if self.pipeline.session.knows_memory or not self.open or self._held_bytes > MAX_HELD:
+            now = self.now()
+            self._behind += self._held_bytes
+            self._queue.extend(msgspec.structs.replace(arrival, time=now) for arrival in self._held)
+            self._held, self._held_bytes = [], 0
+
     def _next(self) -> bool:
         """Begin with what comes next; False if there is nothing."""
+        if self._held and not self._queue:
+            self._release()
         if self._queue:
             arrival = self._queue.popleft()
             if isinstance(arrival, Chunk):
@@ -271,6 +291,7 @@ class MigrationTap:
         self._destination = destination
         self._live: LiveMigration | None = None
         self._head = b""
+        self._multifd = False
         self._connection = 0
         self._at: dict[Direction, int] = {"fwd": 0, "rev": 0}
 
@@ -293,7 +314,8 @@ class MigrationTap:
 
     def _arrived(self, live: LiveMigration, direction: Direction, view: memoryview) -> None:
         self._at[direction] += len(view)
-        live.arrive(Chunk(live.now(), self._connection, direction, view, self._at[direction]))
+        chunk = Chunk(live.now(), self._connection, direction, view, self._at[direction])
+        live.arrive(chunk, multifd=self._multifd)
 
     def _decide(self, head: bytes, *, final: bool) -> None:
         """Become part of a migration, if it takes no more bytes to know of which."""
@@ -302,7 +324,9 @@ class MigrationTap:
             live.open += 2
             live.paused = False
             self._connection = next(live.connections)
-            live.arrive(Opened(live.now(), self._connection, self._source, self._destination))
+            self._multifd = head.startswith(MULTIFD)
+            opened = Opened(live.now(), self._connection, self._source, self._destination)
+            live.arrive(opened, multifd=self._multifd)
 
     def paused(self, direction: Direction, paused: bool) -> None:
         """One side does not take the bytes as fast as the other sends them, or does again."""
@@ -320,11 +344,12 @@ class MigrationTap:
                 self._arrived(self._live, "fwd", memoryview(self._head))
         if (live := self._live) is not None:
             live.open -= 1
-            live.arrive(Ended(live.now(), self._connection, direction, how, by, error))
+            ended = Ended(live.now(), self._connection, direction, how, by, error)
+            live.arrive(ended, multifd=self._multifd)
 
     def _note(self, kind: str, **facts: object) -> None:
         if (live := self._live) is not None and live.capture is not None:
-            live.arrive(Note(live.now(), self._connection, kind, facts))
+            live.arrive(Note(live.now(), self._connection, kind, facts), multifd=self._multifd)
 
 
 class Migrations:

@@ -278,6 +278,13 @@ class TestPasses:
         assert passes(events) == [("multifd-1", 1, 0, False)]
         assert of(events, DirtySync)[0].offset == 64 + 2 * len(SYNC) + len(at(2))
 
+    def test_channels_that_have_not_shown_themselves_are_waited_for(self) -> None:
+        """The first packet with pages is the third of all: each of two channels has sent a SYNC before."""
+        final = at(1, packet=2) + SYNC
+        pieces: list[Piece] = [(0, "fwd", CONFIGURATION + START), (1, "fwd", hello(0) + SYNC)]
+        pieces += [(1, "fwd", final), (0, "fwd", END), (2, "fwd", hello(1) + SYNC + at(2, packet=3) + SYNC)]
+        assert passes(play(Stream(tuple(pieces)))) == [("main", 2, 0, True)]
+
     def test_a_channel_that_stays_behind_is_not_waited_for_for_ever(self) -> None:
         more = (at(1) + SYNC) * 400
         events = play(two(*OPENED, (1, more)))

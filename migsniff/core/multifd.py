@@ -162,6 +162,9 @@ class MultifdReader:
         if normal + zero:
             block = context.memory.blocks[name]
             pages = addresses >> np.uint64(context.memory.page_size.bit_length() - 1)
+            rounds = context.memory.rounds
+            if rounds is not None and (rounds.lowest is None or packet_num < rounds.lowest):
+                rounds.lowest = packet_num
             resent = self._count(block, pages, normal, zero, header + data_size)
             if resent:
                 yield from context.memory.completed(self.channel, start)
@@ -239,7 +242,7 @@ class MultifdReader:
         if memory.rounds is not None:
             memory.rounds.reached[self.channel] = facts.syncs[self.channel]
         yield from memory.completed(self.channel, self.queue.at)
-        if facts.end is not None and facts.caught_up(memory.round):
+        if facts.end is not None and memory.caught_up:
             yield from memory.last_pass(*facts.end)
             facts.end = None
 

@@ -21,10 +21,6 @@ class MultifdFacts:
     _waiting: dict[str, int] = field(default_factory=dict)
     _history: dict[str, int] = field(default_factory=dict)
 
-    def caught_up(self, main: int) -> bool:
-        """Whether all channels have come as far as the main channel, which is in round `main`."""
-        return min(self.syncs.values(), default=main) >= main
-
     def wait(self, channel: str, size: int, what: str) -> None:
         """`size` bytes of `channel` wait for `what`; StreamProblem if that is too much."""
         self._waiting[channel] = size

@@ -209,7 +209,7 @@ class GuestMemory:
     def use_rounds(self, channel: str) -> Rounds:
         """There is a multifd channel: rounds tell the passes from here on."""
         if self.rounds is None:
-            self.rounds = Rounds(self.round)
+            self.rounds = Rounds()
             table = [NEVER, *[LONG_AGO] * 255]
             table[self._pass] = COMPLETE
             self._renumber(table)
@@ -253,6 +253,11 @@ class GuestMemory:
         if table is not None:
             self._renumber(table)
         return ended
+
+    @property
+    def caught_up(self) -> bool:
+        """Whether all multifd channels, if there are any, have come as far as the main channel."""
+        return not self.flushes if self.rounds is None else self.rounds.behind(self.round)
 
     def last_pass(self, channel: str, at: int) -> list[DirtySync]:
         """The last section of ram has ended, and all channels have come as far, or never will."""

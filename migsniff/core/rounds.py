@@ -21,13 +21,15 @@ class Rounds:
     """What each channel has reached, and what pages are marked with.
 
     A page sent in a round is marked with FIRST_ROUND or more, with COMPLETE if that was before `base`, which
-    only the running pass can be. `first` is the first round that is not complete yet.
+    only the running pass can be. `first` is the first round that is not complete yet, `reached` how many
+    SYNC packets each channel has sent.
     """
 
-    def __init__(self, number: int) -> None:
-        self.first = self.base = number
-        self.pass_began = number - 1
+    def __init__(self) -> None:
+        self.first = self.base = 0
+        self.pass_began = -1  # in pages that came before the first round, if there were any
         self.reached: dict[str, int] = {}
+        self.lowest: int | None = None  # number of a packet with pages
         self._repeated: dict[int, int] = {}  # round -> the newest one before it with one of its pages
 
     def mark_of(self, number: int) -> int:
@@ -43,10 +45,19 @@ class Rounds:
                 if newer >= self.first:
                     self._repeated[newer] = max(older, self._repeated.get(newer, older))
 
+    @property
+    def all_known(self) -> bool:
+        """Whether all channels have shown themselves: of the numbered packets one SYNC of each is first."""
+        return self.lowest is not None and len(self.reached) >= self.lowest
+
+    def behind(self, number: int) -> bool:
+        """Whether all channels have ended as many rounds."""
+        return self.all_known and min(self.reached.values()) >= number
+
     def is_complete(self, main: int) -> bool:
         """Whether all channels are behind the first round, and the main one, at `main`."""
-        reached = [main, *self.reached.values()]
-        return self.first < max(min(reached), max(reached) - MAX_AHEAD)
+        newest = max(main, *self.reached.values())
+        return self.first < newest - MAX_AHEAD or (self.first < main and self.behind(self.first + 1))
 
     def begins_pass(self) -> bool:
         """Whether the first round, before which all are complete, turns out to begin a pass."""

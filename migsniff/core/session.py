@@ -187,6 +187,11 @@ class Session:
         return context.page_size
 
     @property
+    def knows_memory(self) -> bool:
+        """Whether the main channel has told what multifd packets need: the page size and the RAM blocks."""
+        return bool(self.context.page_size and self.context.memory.blocks)
+
+    @property
     def resumable(self) -> bool:
         """Whether it is in postcopy, so that it goes on over new connections if these should break off."""
         mains = [connection for connection in self.connections.values() if connection.main is not None]

@@ -292,7 +292,7 @@ class MainReader:
             multifd_flushes=ram.flushes,
         )
         self.ram_ended = self.ram_ended or kind == ItemType.SECTION_END
-        if last and not multifd.caught_up(memory.round):
+        if last and not memory.caught_up:
             multifd.end = self.channel, end
         elif last:
             yield from memory.last_pass(self.channel, end)

@@ -302,7 +302,7 @@ class Flows:
             self._found += 1
             began = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=flow.first // 1_000_000_000)
             name = f"{began:%Y%m%dT%H%M%SZ}-{self._found}"
-            group = Group(Migration(name, flow.first, written(source), written(destination)), destination)
+            group = Group(Migration(name, flow.first, written(source), written(destination)))
             self._groups.append(group)
         group.enter(opening)
         migration = group.migration

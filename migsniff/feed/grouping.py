@@ -24,6 +24,7 @@ from migsniff.core.wire import (
 T = TypeVar("T")
 Kind = Literal["main", "multifd", "resumed", "tls", "other"]
 ENOUGH: Final = MULTIFD_HELLO.size  # bytes with which any connection can be told
+MULTIFD: Final = U32.pack(MULTIFD_MAGIC)
 RESUMING: Final = tuple(
     COMMAND_HEAD.pack(ItemType.COMMAND, command) for command in (Command.RECV_BITMAP, Command.POSTCOPY_RESUME)
 )
