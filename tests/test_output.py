@@ -125,14 +125,15 @@ def test_the_count_stands_where_the_records_are_missing(pipe: tuple[int, int]) -
     output.write("x" * 2 * PIPE + "\n")  # the thread hangs in this one
     until(lambda: output.waiting == 0)
     output.write("kept\n")
+    output.write("k" * 200 + "\n")  # what is longer than the limit is no less worth than two that fit
     for _ in range(3):
-        output.write("y" * 99 + "\n")
+        output.write("y\n")
     reader = Reader(pipe[0])
     until(lambda: b"dropped" in reader.data)
     output.write("later\n")
     assert output.close(WAIT)
     os.close(pipe[1])
-    assert reader.text().splitlines()[1:] == ["kept", "dropped 3", "later"]
+    assert reader.text().splitlines()[1:] == ["kept", "k" * 200, "dropped 3", "later"]
 
 
 def test_blocking_waits_instead(pipe: tuple[int, int]) -> None:

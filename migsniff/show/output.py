@@ -6,8 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import Final, TextIO
 
-LIMIT: Final = 32 << 20
-"""Characters: the fields of one device of a pseries are 5 million, and come all at once."""
+LIMIT: Final = 4 << 20  # characters
 GATHER_SECONDS: Final = 0.02
 """How long records are gathered before they are written together, unless each is to be flushed."""
 
@@ -15,8 +14,10 @@ GATHER_SECONDS: Final = 0.02
 class Output:
     """Writes whole records to a file descriptor or text file from a thread of its own.
 
-    Up to `limit` characters wait their turn. What does not fit is dropped and counted, and as soon as there
-    is room again `dropped(count)` makes a record that says so; with `blocking` the caller waits instead.
+    Up to `limit` characters wait their turn, and the record that goes beyond: one alone may be longer than
+    that (the fields of a device of a pseries are 5 million). Further ones are dropped and counted, and as
+    soon as there is room again `dropped(count)` makes a record that says so; with `blocking` the caller
+    waits instead.
     When the reader goes away `closed` becomes true and everything further is ignored; `error` is set when
     something else ended it.
     """
@@ -53,7 +54,7 @@ class Output:
     def write(self, text: str) -> None:
         """Hand over one record, whole."""
         with self._changed:
-            if self._held and self._held + len(text) > self._limit and not self.closed:
+            if self._held >= self._limit and not self.closed:
                 if not self._blocking:
                     self._lost += 1
                     return
