@@ -105,6 +105,7 @@ class LiveMigration:
         if multifd and (self._held or not self.pipeline.session.knows_memory):
             if isinstance(arrival, Chunk):
                 self._held_bytes += len(arrival.data)
+                self._check_behind()
                 arrival = _owned(arrival)
             self._held.append(arrival)
             self._turn()
@@ -118,10 +119,13 @@ class LiveMigration:
     def _enqueue(self, arrival: Arrival | Note) -> None:
         if isinstance(arrival, Chunk):
             self._behind += len(arrival.data)
-            if self._behind > self._max_behind and self.failed is None:
-                self._give_up("decoder-behind", limit=self._max_behind)
+            self._check_behind()
             arrival = _owned(arrival)
         self._queue.append(arrival)
+
+    def _check_behind(self) -> None:
+        if self._behind + self._held_bytes > self._max_behind and self.failed is None:
+            self._give_up("decoder-behind", limit=self._max_behind)
 
     # ------------------------------------------------------------ a turn of decoding
 
@@ -162,7 +166,8 @@ class LiveMigration:
 
     def _release(self) -> None:
         """Let go on what is held, once it can be read, or will never be, or is too much; it has come now."""
-        if self.pipeline.session.knows_memory or not self.open or self._held_bytes > MAX_HELD:
+        decodes = self.open and self.failed is None
+        if self.pipeline.session.knows_memory or not decodes or self._held_bytes > MAX_HELD:
             now = self.now()
             self._behind += self._held_bytes
             self._queue.extend(msgspec.structs.replace(arrival, time=now) for arrival in self._held)
@@ -215,8 +220,7 @@ class LiveMigration:
         """Hand a chunk to the capture, with what may not be kept of it: all, if it was not decoded."""
         session = self.pipeline.session
         if not decoded:
-            everything = [(chunk.end - len(chunk.data), chunk.end)]
-            capture.chunk(chunk, f"unknown-{chunk.connection}", everything, has_events)
+            capture.chunk(chunk, f"unknown-{chunk.connection}", None, has_events)
             return
         if page_size := session.learned_page_size():
             capture.learned(Learned(chunk.time, chunk.connection, page_size))
@@ -236,7 +240,7 @@ class LiveMigration:
         if not self._dead:
             yield from self.pipeline.feed(arrival)
         if isinstance(arrival, Ended) and capture is not None:
-            capture.ended(arrival, self.pipeline.session.omitted)
+            capture.ended(arrival, None if self._dead else self.pipeline.session.omitted)
 
     def _finish(self) -> Generator[None, None, None]:
         """The verdict, and the end of the capture."""

@@ -88,14 +88,20 @@ class CaptureWriter:
         self._put(0, self._folder.opened, opened)
 
     def chunk(
-        self, chunk: Chunk, name: str | None, omitted: "Spans", has_events: bool, settled: int | None = None
+        self,
+        chunk: Chunk,
+        name: str | None,
+        omitted: "Spans | None",
+        has_events: bool,
+        settled: int | None = None,
     ) -> None:
         """Bytes arrived, on the connection called `name`, if that is known by now.
 
         `omitted`: the wire spans up to `settled` that a stripped capture must not keep, ascending and
-        disjoint, as a list of (start, stop) or an array of shape (n, 2). `settled`: the bytes behind this
-        wire offset may still turn out to be guest memory (None: all is decided); they are held back, and a
-        later `omitted` tells. `has_events`: the chunk completed an event, so that its time must be kept.
+        disjoint, as a list of (start, stop) or an array of shape (n, 2); None: nothing tells any more, and
+        all that was not saved yet is left out. `settled`: the bytes behind this wire offset may still turn
+        out to be guest memory (None: all is decided); they are held back, and a later `omitted` tells.
+        `has_events`: the chunk completed an event, so that its time must be kept.
         The chunk's data is copied as far as it is saved.
         """
         self._time = chunk.time
@@ -106,6 +112,8 @@ class CaptureWriter:
         try:
             held = self._held.pop(key, b"")
             data = memoryview(held + chunk.data if held else chunk.data)
+            if omitted is None:
+                omitted = [(chunk.end - len(data), chunk.end)]
             decided = len(data)
             if settled is not None and self._strip:
                 decided = max(0, decided + settled - chunk.end)

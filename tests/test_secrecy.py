@@ -1,0 +1,213 @@
+"""A stripped capture never holds page contents: whatever the streams, their cuts, their order, their ends.
+
+What a decoder that has seen all of a stream calls guest memory is filled with a marker. Then the stream
+passes through live saving, and the marker must stand in none of the capture's files.
+"""
+
+import asyncio
+import random
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pytest
+
+from migsniff.core.events import Chunk, Direction, Ended, Event
+from migsniff.core.session import Session
+from migsniff.live import MigrationTap
+from tests.catalogue import STREAMS
+from tests.playing import Stream, arrivals
+from tests.rawsamples import NAMES, raw
+from tests.streams import HEADER, configuration, hello, multifd_packet, page_bits, ram_end, ram_start
+from tests.test_live import Bench
+
+MARK = b"\xc5\xecre\xd4\xa7\xed\xb9"  # no length, flag or magic
+Pieces = list[tuple[int, Direction, bytes]]
+MAIN = HEADER + configuration(b"virt", page_bits(16)) + ram_start({b"ram": 1 << 20})
+SECRET = MARK * 8192  # a page of 64 KiB
+CHANNEL = hello(0) + multifd_packet(1, b"ram", normal=1, data=SECRET, page_size=65536)
+
+
+@cache
+def marked(name: str) -> Stream:
+    """A stream of the catalogue, or a sample, with the marker in place of page contents."""
+    stream = STREAMS[name] if name in STREAMS else raw(name)
+    session = Session(note_omitted=True)
+    wire: dict[tuple[int, Direction], bytearray] = {}
+    for arrival in arrivals(stream):
+        if isinstance(arrival, Chunk):
+            wire.setdefault((arrival.connection, arrival.direction), bytearray()).extend(arrival.data)
+        for _ in session.feed(arrival):
+            pass
+        if not isinstance(arrival, Chunk | Ended):
+            continue
+        sent = wire.get((arrival.connection, arrival.direction), bytearray())
+        for start, stop in session.omitted:
+            size = int(stop) - int(start)
+            sent[int(start) : int(stop)] = (MARK * (size // len(MARK) + 1))[:size]
+    pieces: Pieces = []
+    for number, direction, data in stream.pieces:
+        whole = wire.get((number, direction), bytearray())
+        pieces.append((number, direction, bytes(whole[: len(data)])))
+        del whole[: len(data)]
+    return Stream(tuple(pieces), stream.ends, stream.outcome)
+
+
+def shuffled(pieces: Pieces, chance: random.Random) -> Iterator[tuple[int, Direction, bytes]]:
+    """The pieces cut anywhere, those of different connections in any order."""
+    queues: dict[int, Pieces] = {}
+    for piece in pieces:
+        queues.setdefault(piece[0], []).append(piece)
+    while queues:
+        number = chance.choice(list(queues))
+        _, direction, data = queues[number].pop(0)
+        size = chance.choice([1, 7, 64, 1000, 5000, 1 << 20])
+        yield number, direction, data[:size]
+        if data[size:]:
+            queues[number].insert(0, (number, direction, data[size:]))
+        if not queues[number]:
+            del queues[number]
+
+
+class Player:
+    """Plays pieces through live saving, and looks into the capture."""
+
+    def __init__(self, folder: Path, **options: Any) -> None:
+        self.folder = folder
+        self.bench = Bench(folder, **options)
+        self.taps: dict[int, MigrationTap] = {}
+
+    def sends(self, number: int, data: bytes, direction: Direction = "fwd") -> None:
+        if number not in self.taps:
+            self.taps[number] = self.bench.migrations.tap("h:1", "d:1", 0)
+            self.taps[number].opened()
+        buffer = bytearray(data)
+        self.taps[number].data(direction, memoryview(buffer))
+        buffer[:] = bytes(len(buffer))
+
+    def ends(self, *numbers: int) -> None:
+        for number in numbers:
+            tap = self.taps.pop(number)
+            tap.ended("fwd", "eof", "source", None)
+            tap.ended("rev", "eof", "destination", None)
+
+    async def saved(self) -> bytes:
+        """All files of all captures, once everything has ended."""
+        self.ends(*self.taps)
+        while len(self.bench.done) < len(self.bench.begun):
+            await asyncio.sleep(0)
+            for live in self.bench.begun:
+                if live.paused:
+                    live.close()
+        for live in self.bench.done:
+            assert live.capture is not None
+            assert await asyncio.to_thread(live.capture.join, 20)
+            assert live.capture.problem is None
+        return b"".join(path.read_bytes() for path in sorted(self.folder.rglob("*")) if path.is_file())
+
+
+async def played(folder: Path, pieces: Iterator[tuple[int, Direction, bytes]], **options: Any) -> bytes:
+    player = Player(folder, **options)
+    for number, direction, data in pieces:
+        player.sends(number, data, direction)
+    return await player.saved()
+
+
+CASES = [name for name in STREAMS if name != "a connection that says nothing"]
+
+
+@pytest.mark.parametrize("name", [*CASES, *NAMES])
+async def test_no_stream_leaves_contents(name: str, tmp_path: Path) -> None:
+    """As it came, its connections in any order, cut off anywhere, decoded too late."""
+    pieces = list(marked(name).pieces)
+    large = sum(len(data) for *_, data in pieces) > 1 << 20
+    chance = random.Random(name)
+    for turn in range(2 if large else 5):
+        upto = chance.randrange(len(pieces)) if turn % 2 else len(pieces) - 1
+        number, direction, last = pieces[upto]
+        cut = [
+            *pieces[:upto],
+            (number, direction, last[: chance.randrange(len(last) + 1)] if turn % 2 else last),
+        ]
+        order = shuffled(cut, chance) if turn else iter(cut)
+        with mock.patch("migsniff.live.TURN", -1.0 if turn > 3 else 0.001):
+            saved = await played(tmp_path / str(turn), order, max_behind=3000 if turn > 3 else 64 << 20)
+        assert MARK not in saved, turn
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in CASES if MARK in b"".join(p[2] for p in marked(name).pieces)]
+)
+async def test_a_decoder_that_fails(name: str, tmp_path: Path) -> None:
+    """Anywhere, and then again: nothing tells what the bytes are any more."""
+    chance = random.Random(name)
+    for turn in range(6):
+
+        class Failing(Session):
+            left = chance.randrange(1, 60)
+            times = 1 + turn % 2
+
+            def feed(self, arrival: Any) -> Iterator[Event]:
+                self.left -= 1
+                for event in super().feed(arrival):
+                    if self.left <= 0 and self.times:
+                        self.times -= 1
+                        raise ArithmeticError
+                    yield event
+                if self.left <= 0 and self.times:
+                    self.times -= 1
+                    raise ArithmeticError
+
+        pieces = list(marked(name).pieces)
+        saved = await played(tmp_path / str(turn), shuffled(pieces, chance), session=Failing)
+        assert MARK not in saved, turn
+
+
+class TestBeforeTheMainChannelSpeaks:
+    """A multifd channel with page contents, of which nothing has told the page size yet."""
+
+    @pytest.mark.parametrize("step", [1000, 70_000])
+    async def test_and_it_ends(self, tmp_path: Path, step: int) -> None:
+        player = Player(tmp_path)
+        for at in range(0, len(CHANNEL), step):
+            player.sends(0, CHANNEL[at : at + step])
+        player.ends(0)
+        assert MARK not in await player.saved()
+
+    @pytest.mark.parametrize("held", [0, 500, 1 << 20])
+    @pytest.mark.parametrize("main", [b"", HEADER, MAIN, MAIN + ram_end(), b"something else"])
+    async def test_and_it_comes_late(self, tmp_path: Path, main: bytes, held: int) -> None:
+        """More comes than is held, so the decoder waits for itself."""
+        with mock.patch("migsniff.live.MAX_HELD", held):
+            player = Player(tmp_path)
+            for at in range(0, len(CHANNEL) - 30_000, 1000):
+                player.sends(0, CHANNEL[at : at + 1000])
+                await asyncio.sleep(0)
+            if main:
+                player.sends(1, main)
+            assert MARK not in await player.saved()
+
+    async def test_and_more_waits_than_may(self, tmp_path: Path) -> None:
+        with (
+            mock.patch("migsniff.live.MAX_HELD", 0),
+            mock.patch("migsniff.core.multifdfacts.MAX_MULTIFD_WAIT", 20_000),
+        ):
+            player = Player(tmp_path)
+            for at in range(0, len(CHANNEL), 900):
+                player.sends(0, CHANNEL[at : at + 900])
+            player.sends(1, MAIN)
+            assert MARK not in await player.saved()
+
+    @pytest.mark.parametrize("held", [0, 3000, 1 << 20])
+    async def test_and_the_decoder_is_behind(self, tmp_path: Path, held: int) -> None:
+        """Some of it was decoded before, as far as that goes; what waits here counts, too."""
+        player = Player(tmp_path, max_behind=5000)
+        for at in range(0, len(CHANNEL), 900):
+            with mock.patch("migsniff.live.MAX_HELD", held if at < 9000 else 1 << 20):
+                player.sends(0, CHANNEL[at : at + 900])
+        player.sends(1, MAIN)
+        saved = await player.saved()
+        assert any("behind" in said for said in player.bench.said)
+        assert MARK not in saved
