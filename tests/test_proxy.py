@@ -193,6 +193,13 @@ def test_pairs_carry_migrations_at_the_same_time(tmp_path: Path) -> None:
     assert len({event["migration"] for event in proxy.events}) == 2
 
 
+def connected(path: Path) -> socket.socket:
+    """Connect to a unix socket that is about to be listened on: it stands there a moment before that."""
+    source = socket.socket(socket.AF_UNIX)
+    assert poll(lambda: source.connect_ex(str(path)) == 0)
+    return source
+
+
 # ---------------------------------------------------------------- where it listens, and for whom
 
 
@@ -330,10 +337,7 @@ def test_a_closed_pipe_ends_the_log_and_not_the_relay(tmp_path: Path, destinatio
     pair = ["--listen", f"unix:{tmp_path}/in", "--forward", destination.where]
     process = start(*pair, "--no-save", "-l", stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     with ended(process):
-        assert poll(lambda: (tmp_path / "in").exists())
-        source = socket.socket(socket.AF_UNIX)
-        source.connect(f"{tmp_path}/in")
-        with source:
+        with connected(tmp_path / "in") as source:
             source.sendall(GOOD[:1000])
             assert process.stdout is not None
             assert b"channel" in process.stdout.readline()
@@ -352,10 +356,7 @@ def test_a_reader_that_does_not_read_stops_nothing(tmp_path: Path, destination: 
     part = streams.ram_part(streams.zero(0x3000, b"pc.ram"))
     data = GOOD[: GOOD.index(part[:5], 60)] + part * 80_000  # more log than pipe and queue take
     with ended(process):
-        assert poll(lambda: (tmp_path / "in").exists())
-        source = socket.socket(socket.AF_UNIX)
-        source.connect(f"{tmp_path}/in")
-        with source:
+        with connected(tmp_path / "in") as source:
             source.sendall(data)
         assert poll(lambda: bool(destination.received) and len(destination.received[0]) == len(data), 30)
         assert poll(lambda: idle(process), 60)
@@ -420,10 +421,7 @@ def test_on_a_terminal_the_view_leaves_its_summary(
 
     threading.Thread(target=drain, daemon=True).start()
     with ended(process):
-        assert poll(lambda: (tmp_path / "in").exists())
-        source = socket.socket(socket.AF_UNIX)
-        source.connect(f"{tmp_path}/in")
-        with source:
+        with connected(tmp_path / "in") as source:
             source.sendall(GOOD)
         assert poll(lambda: [bytes(data) for data in destination.received] == [GOOD])
         time.sleep(0.6)
