@@ -328,6 +328,20 @@ class TestPasses:
         assert finding.message == "1 SYNC packets came, where the main channel tells of 2"
 
 
+def test_a_main_channel_that_is_seen_as_a_whole_first() -> None:
+    """Up to machine type 8.0 nothing in it tells of other channels, but the pages that it lacks."""
+    zeros = [zero(page * BIG, b"ram" if not page else None) for page in range(10)]
+    main = CONFIGURATION + ram_start({b"ram": 16 * BIG}) + ram_part(*zeros) + ram_end() + EOF
+    sync = multifd_packet(0, flags=1, page_size=BIG)
+    first = multifd_packet(1, b"ram", zero=6, addresses=[page * BIG for page in range(10, 16)], page_size=BIG)
+    again = multifd_packet(2, b"ram", zero=2, addresses=[10 * BIG, 11 * BIG], page_size=BIG)
+    other = hello(5) + sync + first + sync + again + sync
+    events = play(Stream(((0, "fwd", main), (1, "fwd", other))))
+    passes = [(e.counts.normal, e.counts.zero, e.counts.resent, e.final) for e in of(events, DirtySync)]
+    assert passes == [(0, 16, 0, False), (0, 2, 2, True)]
+    assert verdict(events).ok
+
+
 class TestContradictions:
     """Packets that the RAM table, or they themselves, contradict."""
 

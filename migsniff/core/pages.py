@@ -208,13 +208,29 @@ class GuestMemory:
 
     def use_rounds(self, channel: str) -> Rounds:
         """There is a multifd channel: rounds tell the passes from here on."""
-        if self.rounds is None:
-            self.rounds = Rounds()
-            table = [NEVER, *[LONG_AGO] * 255]
-            table[self._pass] = COMPLETE
-            self._renumber(table)
-        self.rounds.reached[channel] = 0
+        rounds = self.rounds or self.begin_rounds()
+        rounds.reached[channel] = 0
+        return rounds
+
+    def begin_rounds(self) -> Rounds:
+        """Multifd channels are there, or will be seen: what the main channel had was their first pass."""
+        self.rounds = Rounds()
+        table = [NEVER, *[LONG_AGO] * 255]
+        table[self._pass] = COMPLETE
+        self._renumber(table)
         return self.rounds
+
+    @property
+    def lacks_channels(self) -> bool:
+        """Whether the main channel's first pass had zero pages only, and not all: as with multifd up to 8.2.
+
+        It can have been seen as a whole before the first byte of any other channel.
+        """
+        if self.rounds is not None or self.iteration > 1:
+            return False
+        sent, _ = summary(self.pass_tallies)
+        most = sum(block.page_count for block in self.blocks.values())
+        return not (sent.normal or sent.xbzrle or sent.compressed) and sent.zero < most
 
     def tallies(self, number: int) -> Tallies:
         """Where pages of a round are counted."""

@@ -56,7 +56,7 @@ class Rounds:
 
     def is_complete(self, main: int) -> bool:
         """Whether all channels are behind the first round, and the main one, at `main`."""
-        newest = max(main, *self.reached.values())
+        newest = max([main, *self.reached.values()])
         return self.first < newest - MAX_AHEAD or (self.first < main and self.behind(self.first + 1))
 
     def begins_pass(self) -> bool:

@@ -268,6 +268,8 @@ class MainReader:
         multifd = self.context.multifd
         last = kind == ItemType.SECTION_END and memory.count_passes
         # QEMU looks for dirty pages once more before the last ones, which multifd channels have sent by now
+        if last and memory.pass_tallies and memory.lacks_channels:
+            memory.begin_rounds()
         if last and memory.pass_tallies and memory.rounds is None:
             yield ram.counter.end_pass(start, final=False)
         counts, blocks = yield from ram.payload(start=kind == ItemType.SECTION_START)
