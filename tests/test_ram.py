@@ -152,7 +152,7 @@ class TestCounts:
 # ---------------------------------------------------------------- passes
 
 Z = [zero(i * SMALL) for i in range(8)]
-RAM0, ROM0 = zero(0, b"ram"), zero(0, b"rom")
+RAM0, ROM0 = page(0, b"ram"), zero(0, b"rom")  # nothing but zero pages would be that of multifd
 PASSES: dict[str, tuple[list[bytes], list[tuple[int, bool]]]] = {
     # sections behind the START, and (pages, final) of each pass
     "one pass, and none dirty at the end": ([ram_part(RAM0, Z[1]), ram_end()], [(2, False), (0, True)]),
