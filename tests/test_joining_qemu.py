@@ -57,13 +57,11 @@ def test_multifd(version: str, params: dict[str, Any], tmp_path: Path) -> None:
     # whatever came over whichever channel is in a pass, and all memory in the first
     total = sum(block["length"] for event in of(events, "ram-blocks") for block in event["blocks"])
     passes = [event["counts"] for event in of(events, "dirty-sync")]
-    # 7.2 sends some again, and a page of the next pass may overtake its own first sending
-    assert passes[0]["resent"] < 200
     # QEMU looks for dirty pages before the first pass is over once the rest of it fits in the downtime limit
     # (migration/ram.c ram_save_pending); up to machine type 8.0 that rest and the next pass are in one round
-    new = [one["normal"] + one["zero"] - one["resent"] for one in passes]
-    assert new[1] == total // 4096 - new[0]
-    assert new[1] < total // 4096 // 10 if version in ("5.2", "7.2") else new[1] == 0
+    rest = total // 4096 // 10 if version in ("5.2", "7.2") else 0
+    # 7.2 sends some again, which may come before what it sends again
+    assert -rest <= passes[0]["normal"] + passes[0]["zero"] - total // 4096 < 200
     assert 2 <= len(passes) <= result.ram["dirty-sync-count"] + 1
     assert [event["final"] for event in of(events, "dirty-sync")][-1]
     packets = of(events, "multifd-packet")
