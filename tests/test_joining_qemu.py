@@ -59,7 +59,8 @@ def test_multifd(version: str, params: dict[str, Any], tmp_path: Path) -> None:
     passes = [event["counts"] for event in of(events, "dirty-sync")]
     # QEMU looks for dirty pages before the first pass is over once the rest of it fits in the downtime limit
     # (migration/ram.c ram_save_pending); up to machine type 8.0 that rest and the next pass are in one round
-    rest = total // 4096 // 10 if version in ("5.2", "7.2") else 0
+    # and how much that is depends on how fast the host is: no lower bound there
+    rest = total // 4096 if version in ("5.2", "7.2") else 0
     # 7.2 sends some again, which may come before what it sends again
     assert -rest <= passes[0]["normal"] + passes[0]["zero"] - total // 4096 < 200
     assert 2 <= len(passes) <= result.ram["dirty-sync-count"] + 1
