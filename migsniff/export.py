@@ -8,7 +8,7 @@ from typing import BinaryIO, Final
 
 import migsniff
 from migsniff.core.errors import CaptureError, UsageError
-from migsniff.core.events import Arrival, Chunk, Data, Ended, Event, Opened
+from migsniff.core.events import Arrival, Chunk, Data, Ended, Event, Opened, Verdict
 from migsniff.core.session import Session
 from migsniff.feed.files import Source, open_source
 from migsniff.feed.pcapwrite import MAX_PAYLOAD, Conversation, PcapngWriter
@@ -35,7 +35,7 @@ def export(path: str, target: str) -> int:
             print(f"migsniff: {damage}", file=sys.stderr)
             return 1
         exporter.finish()
-    return 0
+    return 0 if exporter.fine else 1
 
 
 def _private(path: str, flags: int) -> int:
@@ -49,6 +49,7 @@ class Exporter:
         self._writer = PcapngWriter(file, f"migsniff {migsniff.__version__}")
         self._session: Session = session_for(source, note_omitted=not source.contents)
         self._lines: list[str] = []
+        self.fine = False  # whether the verdict is good
         self._log = TextLog(self._lines.append)
         self._zero = 0 if source.start_time is None else round(source.start_time.timestamp() * 1_000_000)
         self._conversations: dict[int, Conversation] = {}
@@ -68,14 +69,16 @@ class Exporter:
         elif isinstance(arrival, Ended):
             comments = [line for _, line in self._comments(arrival.time, self._session.feed(arrival))]
             found = self._conversation(arrival.connection, arrival.time)
-            side = 0 if arrival.direction == "fwd" else 1
+            closes_fwd = arrival.direction == "fwd" if arrival.how != "reset" else arrival.by == "source"
+            side = 0 if closes_fwd else 1
             found.end(self._clock(arrival.time), side, reset=arrival.how == "reset", comments=comments)
         else:
             list(self._session.feed(arrival))
 
     def finish(self) -> None:
         """The verdict, on the last packet."""
-        self._writer.finish([line for _, line in self._comments(self._time, self._session.finish())])
+        comments = [line for _, line in self._comments(self._time, self._session.finish())]
+        self._writer.finish(comments)
 
     def _clock(self, time: int) -> int:
         self._time = max(self._time, time)
@@ -89,6 +92,8 @@ class Exporter:
     def _comments(self, time: int, events: Iterable[Event]) -> Iterator[tuple[int, str]]:
         """Where each record ends, and its line."""
         for event in events:
+            if isinstance(event, Verdict):
+                self.fine = event.ok
             self._log.show("", time, event)
             for line in self._lines:
                 yield event.offset + event.size, line.strip()

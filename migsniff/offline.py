@@ -174,6 +174,8 @@ def decode(pipeline: Pipeline, source: Source) -> int:
     What can be read of a damaged capture is shown before the error is told.
     """
     damage: CaptureError | None = None
+    if source.capture is not None and (why := source.capture.cut_short):
+        print(f"migsniff: {why}", file=sys.stderr)
     try:
         if not run(pipeline, source.arrivals()):
             return 0

@@ -145,6 +145,8 @@ class Proxy:
         self.stats.begins(migration, source, destination)
         sinks: list[Sink] = [Learning(self._known.learn)]
         if self.log is not None:
+            if self.running:
+                self.log.several()
             self.log.begins(migration, started)
             sinks.append(self.log)
         capture = None if options.no_save else self._capture(migration, started)

@@ -290,8 +290,8 @@ def test_incomplete_capture(tmp_path: Path) -> None:
     ("path", "reason"),
     [
         ("missing", "missing: No such file or directory"),
-        ("folder", "folder/manifest.json: No such file or directory"),
-        ("folder/manifest.json", "folder/manifest.json: No such file or directory"),
+        ("folder", "folder: no capture, nor one in it"),
+        ("folder/manifest.json", "folder: no capture, nor one in it"),
         ("odd\x1b[2J", r"odd\\x1b\[2J': No such file"),
         ("file/below", "file/below: Not a directory"),
     ],

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from migsniff.core.events import Direction, Ended, EndKind, Party, Undecodable
+from migsniff.core.events import Chunk, Direction, Ended, EndKind, Opened, Party, Undecodable, Verdict
 from migsniff.core.session import Session
 from migsniff.core.wire import Command
 from tests import catalogue, streams, tlsstreams
@@ -288,3 +288,35 @@ def test_the_resumed_channel_is_judged() -> None:
     found = verdict(play(Stream(pieces)))
     assert found.outcome != "completed"
     assert " of resumed-1, " in found.message
+
+
+def test_a_destination_that_says_shut_1_when_the_source_has_cancelled() -> None:
+    """As QEMU 10.0 does: that the source ended came first, and is the cause."""
+    forward, first, last = SMALL_HEAD + WITH_RETURN_PATH + FIRST_PASSES, pong(1), shut(1)
+    session = Session()
+    told = [
+        event
+        for arrival in (
+            Opened(0, 0, "source", "destination"),
+            Chunk(1, 0, "fwd", forward, len(forward)),
+            Chunk(2, 0, "rev", first, len(first)),
+            ended("fwd", "eof", "source"),
+            Chunk(4, 0, "rev", last, len(first + last)),
+            ended("rev", "eof", "destination"),
+        )
+        for event in session.feed(arrival)
+    ]
+    *_, judged = [*told, *session.finish()]
+    assert isinstance(judged, Verdict)
+    assert judged.outcome == "cancelled"
+    assert judged.message.endswith("the return path said SHUT 1")
+
+
+def test_a_destination_that_could_not_be_reached() -> None:
+    session = Session()
+    for arrival in (Opened(0, 0, "source", "destination"), *REFUSED):
+        assert list(session.feed(arrival))[1:] == []
+    (judged,) = session.finish()
+    assert isinstance(judged, Verdict)
+    assert (judged.ok, judged.outcome) == (False, "refused")
+    assert judged.message == "the destination could not be reached (ECONNREFUSED): nothing was passed on"

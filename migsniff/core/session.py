@@ -58,6 +58,7 @@ class Connection:
         self.decoders: dict[Direction, DirectionDecoder] = {}
         self.tls = TlsConnection()
         self.ends: list[ConnectionEnd] = []
+        self.shut_behind_end = False  # the source had ended before the destination said SHUT
         self.head = b""
 
     def ended(self, direction: Direction) -> bool:
@@ -334,6 +335,9 @@ class Session:
         if decoder is not None:
             yield from self._close(connection, decoder)
             where = decoder.where
+        if ended.direction == "fwd" and (back := connection.return_path) is not None:
+            # a destination answers SHUT 1 to a source that cancels
+            connection.shut_behind_end = ended.by == "source" and back.shut is None
         offset = connection.queues[ended.direction].wire_end
         connection.ends.append(
             ConnectionEnd(

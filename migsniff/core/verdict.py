@@ -40,6 +40,8 @@ class ConnectionEnd(NamedTuple):
 
     def __str__(self) -> str:
         name = f" ({self.error})" if self.error else ""
+        if self.how == "refused":
+            return f"the destination {HOW[self.how]}{name}"
         return f"the {self.by} {HOW[self.how]}{name}"
 
 
@@ -72,7 +74,7 @@ def judge(connections: Sequence["Connection"], looks_like: Callable[[bytes], str
         return False, "truncated", f"the stream ends {place}", offset
     if first.how == "refused":
         return False, "refused", f"{first}, {place}", offset
-    if shut:
+    if shut and not main.shut_behind_end:
         what = f"the destination reported an error (SHUT {shut})"
         if not main.main.in_package and _loading(main):
             what += LOADING
@@ -131,6 +133,8 @@ def _without_main(
             begins = f"it begins with {connection.head[:8].hex(' ')}"
             what = f"this looks like {found}" if found else begins
             return False, "not-a-stream", f"no QEMU migration stream: {what}", 0
+    if (first := _first_end(connections)) and first.how == "refused":
+        return False, "refused", f"{first}: nothing was passed on", 0
     return False, "empty", "nothing was sent", 0
 
 

@@ -55,6 +55,18 @@ def open_capture(path: Path) -> "Capture":
     return Capture(path)
 
 
+def _captures_in(path: Path) -> str:
+    """Which captures stand in a folder that is none itself: where the proxy puts them, one each."""
+    try:
+        found = sorted(entry.name for entry in path.iterdir() if (entry / MANIFEST).is_file())
+    except OSError:
+        return ""
+    if not found:
+        return ", nor one in it"
+    others = f" and {len(found) - 1} more" if len(found) > 1 else ""
+    return f" itself; in it is {printable(found[-1])}{others}"
+
+
 class Capture:
     """A capture folder. `contents`: page contents were kept. `start`: the wall clock at time 0 (UTC)."""
 
@@ -66,9 +78,20 @@ class Capture:
             self.start = start_time(self.manifest)
         except (ValueError, RecursionError) as error:
             raise CaptureError(f"{self.name(MANIFEST)}: {error}") from None
+        except FileNotFoundError:
+            raise CaptureError(f"{printable(str(path))}: no capture{_captures_in(path)}") from None
         except OSError as error:
             raise CaptureError(f"{self.name(MANIFEST)}: {_reason(error)}") from None
         self.contents = self.manifest.ram == "keep"
+
+    @property
+    def cut_short(self) -> str | None:
+        """Why the capture is not the whole migration, None if it is."""
+        if self.manifest.complete:
+            return None
+        stopped = self.manifest.stopped
+        why = f"saving stopped: {printable(stopped.reason)}" if stopped else "migsniff did not end it"
+        return f"{printable(str(self.path))}: the capture is incomplete, {why}"
 
     def name(self, file: str) -> str:
         """How messages call a file of the capture."""
