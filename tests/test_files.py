@@ -53,7 +53,7 @@ def test_dump(tmp_path: Path) -> None:
     path = tmp_path / "dump"
     path.write_bytes(STREAM)
     source = open_source(str(path))
-    assert source.describe == f"{path}: a stream"
+    assert source.describe == "a stream"
     assert (source.migration, source.contents, source.start_time, source.capture) == (
         "dump",
         True,
@@ -74,7 +74,7 @@ def test_dump(tmp_path: Path) -> None:
 def test_compressed(tmp_path: Path, form: str) -> None:
     path = tmp_path / "dump"
     path.write_bytes(PACKERS[form](STREAM))
-    assert open_source(str(path)).describe == f"{path}: a stream, {form}"
+    assert open_source(str(path)).describe == f"a stream, {form}"
     arrivals, data = read(path)
     assert data == STREAM
     assert arrivals[-1] == Ended(0, 0, "fwd", "eof", "source")
@@ -187,7 +187,7 @@ def test_standard_input_as_it_comes(
         written = [PACKERS[form](part) if form else part for part in parts]
         os.write(pipe.writer, written[0])
         source = open_source("-")
-        assert source.describe.startswith("standard input: a stream")
+        assert source.describe.startswith("a stream")
         arrivals = source.arrivals()
         assert next(arrivals) == Opened(0, 0, "standard input", "")
         got = b""
@@ -240,7 +240,7 @@ STEPS: list[Live] = [
 def test_capture(tmp_path: Path, what: str) -> None:
     path = save(tmp_path, STEPS)
     source = open_source(str(path / what))
-    assert source.describe == f"{path}: stripped capture"
+    assert source.describe == "stripped capture"
     assert (source.migration, source.contents, source.start_time) == ("m-1", False, START)
     assert source.capture is not None
     assert source.capture.manifest.facts == {"listen": "[::]:4444"}
@@ -250,7 +250,7 @@ def test_capture(tmp_path: Path, what: str) -> None:
 def test_one_channel_of_a_capture(tmp_path: Path) -> None:
     path = save(tmp_path, STEPS)
     source = open_source(str(path / "multifd-0.strip"))
-    assert source.describe == f"{path}: stripped capture, only multifd-0.strip"
+    assert source.describe == "stripped capture, only multifd-0.strip"
     assert owned(source.arrivals()) == [a for a in replayed(path) if a.connection == 1]
     (path / "multifd-0.strip.zst").write_bytes(zstd((path / "multifd-0.strip").read_bytes()))
     (path / "multifd-0.strip").unlink()
@@ -264,7 +264,7 @@ def test_a_channel_alone(tmp_path: Path, form: str | None) -> None:
     path = tmp_path / "alone"
     path.write_bytes(PACKERS[form](data) if form else data)
     source = open_source(str(path))
-    assert source.describe == f"{path}: a channel of a stripped capture, alone"
+    assert source.describe == "a channel of a stripped capture, alone"
     assert not source.contents
     assert owned(source.arrivals()) == [
         Opened(0, 0, str(path), ""),
@@ -283,7 +283,7 @@ def test_incomplete_capture(tmp_path: Path) -> None:
     path = save(tmp_path, STEPS, "keep")
     manifest = json.loads((path / "manifest.json").read_bytes())
     (path / "manifest.json").write_text(json.dumps({**manifest, "complete": False}))
-    assert open_source(str(path)).describe == f"{path}: incomplete capture"
+    assert open_source(str(path)).describe == "incomplete capture"
 
 
 @pytest.mark.parametrize(
@@ -377,7 +377,7 @@ def test_offset(tmp_path: Path, offset: int) -> None:
     path = tmp_path / "dump"
     path.write_bytes(bytes(offset) + STREAM)
     source = open_source(str(path), offset=offset)
-    assert source.describe == f"{path}: a stream from {offset} on"
+    assert source.describe == f"a stream from {offset} on"
     arrivals = owned(source.arrivals())
     assert b"".join(bytes(a.data) for a in arrivals if isinstance(a, Chunk)) == STREAM
     path.write_bytes(b"other" * (offset // 5) + b"x" * (offset % 5) + gzip.compress(STREAM))

@@ -223,3 +223,15 @@ def test_what_is_encrypted() -> None:
     assert f"TLS tls-0 rev:       {said}; 4 records, no close_notify" in lines
     assert stats.sent == len(STREAMS["tls"].main)
     assert stats.to_dict()["tls"]["tls-0 fwd"]["records"] == 6  # type: ignore[index]
+
+
+def test_passes_that_are_left_out_are_counted() -> None:
+    stats = after(PRECOPY[:6])
+    sync = next(event for _, event in PRECOPY if type(event).__name__ == "DirtySync")
+    for n in range(500):
+        stats.update(n, sync)
+    lines = text_of(stats).splitlines()
+    first = lines.index("  " + pass_line(PASS_HEADINGS)) + 1
+    shown = [line for line in lines[first : first + 7] if line.startswith("   ")]
+    assert lines[first + 1] == "  (495 others)"  # of 500 and the one without an end
+    assert len(shown) == 6

@@ -62,7 +62,7 @@ def stream(path: Path, offset: int = 0) -> bytes:
 
 def test_what_libvirt_saved() -> None:
     source = open_source(str(SAMPLE))
-    assert source.describe == f"{SAMPLE}: a libvirt save file, xz"
+    assert source.describe == "a libvirt save file, xz"
     assert source.facts == FACTS
     events = decode(Session(), owned(source.arrivals()))
     assert verdict(events).outcome == "completed"
@@ -84,7 +84,7 @@ def test_what_libvirt_saved() -> None:
 def test_formats(tmp_path: Path, form: int, name: str, pack: Callable[[bytes], bytes], order: str) -> None:
     path = tmp_path / "saved"
     path.write_bytes(image(form=form, order=order, behind=pack(STREAM)))
-    assert open_source(str(path)).describe == f"{path}: a libvirt save file, {name}"
+    assert open_source(str(path)).describe == f"a libvirt save file, {name}"
     assert stream(path) == STREAM
     path.write_bytes(b"x" * 5000 + path.read_bytes())
     assert stream(path, 5000) == STREAM

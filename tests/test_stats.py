@@ -19,12 +19,12 @@ from migsniff.core.events import (
     RamBlocks,
     Verdict,
 )
+from migsniff.show.channels import MAX_CHANNELS
 from migsniff.show.migration import (
     FIRST_PASSES,
     LARGEST_DEVICES,
     LAST_DEVICES,
     LAST_PASSES,
-    MAX_CHANNELS,
     MAX_FINDINGS,
     MigrationStats,
 )

@@ -86,7 +86,7 @@ class CaptureSource:
         what = "capture" if capture.contents else "stripped capture"
         if not capture.manifest.complete:
             what = "incomplete " + what
-        self.describe = f"{printable(str(capture.path))}: {what}" + (f", only {file}" if file else "")
+        self.describe = what + (f", only {file}" if file else "")
         self._arrivals = capture.arrivals(file)
 
     def arrivals(self) -> Iterator[Arrival]:
@@ -110,7 +110,7 @@ class StreamSource:
         facts: Facts = (),
         hint: str = "",
     ) -> None:
-        self.describe = f"{name}: {describe}"
+        self.describe = describe
         self.facts = facts
         self.hint = hint
         self.migration = migration
@@ -144,7 +144,7 @@ class ChannelSource:
     hint = ""
 
     def __init__(self, file: RawIOBase, name: str, migration: str) -> None:
-        self.describe = f"{name}: a channel of a stripped capture, alone"
+        self.describe = "a channel of a stripped capture, alone"
         self.migration = migration
         self.head = b""
         self._name = name

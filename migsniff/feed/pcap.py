@@ -27,7 +27,7 @@ class PcapSource:
     hint = ""
 
     def __init__(self, file: Readable, name: str, migration: str, *, port: int | None = None) -> None:
-        self.describe = f"{name}: packets"
+        self.describe = "packets"
         self.migration = migration
         self.port = port
         self._file = file

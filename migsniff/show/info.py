@@ -14,6 +14,8 @@ from migsniff.show.words import escape, memory, name, number, place, rate, secon
 LABEL_WIDTH: Final = 20
 BLOCKS_SHOWN: Final = 6
 PASSES_SHOWN: Final = 6
+DIRECTIONS_SHOWN: Final = 8
+CHANNELS_SHOWN: Final = 16
 DEVICES_SHOWN: Final = 6
 FINDINGS_SHOWN: Final = 8
 ENDS_SHOWN: Final = 4
@@ -64,6 +66,8 @@ def info_lines(stats: MigrationStats, facts: Mapping[str, object]) -> list[str]:
     lines += [_labelled(*row) for row in totals(stats)]
     if stats.blocks:
         lines += ["RAM blocks", *("  " + row for row in block_rows(stats, BLOCKS_SHOWN))]
+    if channels := stats.channels.rows(CHANNELS_SHOWN):
+        lines += ["Channels", *("  " + row for row in channels)]
     passes = pass_rows(stats, PASSES_SHOWN)
     if passes:
         lines += [
@@ -73,6 +77,8 @@ def info_lines(stats: MigrationStats, facts: Mapping[str, object]) -> list[str]:
         ]
     if stats.devices:
         lines += [f"Devices, the largest of {stats.devices}", *("  " + row for row in _device_rows(stats))]
+    if devices := stats.channels.device_rows(DEVICES_SHOWN):
+        lines += ["Device state over multifd", *("  " + row for row in devices)]
     lines += _messages(stats)
     lines += _ends(stats)
     lines += finding_rows(stats, FINDINGS_SHOWN)
@@ -86,8 +92,11 @@ def totals(stats: MigrationStats) -> list[tuple[str, str]]:
         ("Duration", seconds(stats.elapsed) if stats.elapsed else "not known: no times"),
         ("Bytes", f"{stats.sent} sent, {stats.returned} returned{mean}"),
     ]
-    for (channel, direction), count in list(stats.bytes.items())[:8] if len(stats.bytes) > 2 else ():
+    directions = list(stats.bytes.items()) if len(stats.bytes) > 2 else []
+    for (channel, direction), count in directions[:DIRECTIONS_SHOWN]:
         rows.append((f"  {name(channel)} {direction}", str(count)))
+    if others := directions[DIRECTIONS_SHOWN:]:
+        rows.append((f"  ({len(others)} others)", str(sum(count for _, count in others))))
     rows += [(f"TLS {label}" if label else "", words) for label, words in tls_rows(stats.tls)]
     if stats.blocks:
         counts = stats.counts
@@ -161,11 +170,14 @@ def share(stats: MigrationStats, block: BlockStats) -> float:
 
 
 def pass_rows(stats: MigrationStats, count: int) -> list[str]:
-    """The first and the last `count` - 1 passes, under PASS_HEADINGS."""
+    """The first and the last `count` - 1 passes, under PASS_HEADINGS, and how many were between them."""
     passes = list(stats.all_passes())
     if len(passes) > count:
         passes = [passes[0], *passes[len(passes) - count + 1 :]]
-    return [pass_line(pass_cells(row)) for row in passes]
+    rows = [pass_line(pass_cells(row)) for row in passes]
+    if others := stats.pass_count - len(passes):
+        rows.insert(1, f"({others} others)")
+    return rows
 
 
 def pass_line(cells: tuple[str, ...]) -> str:
@@ -204,6 +216,8 @@ def summary_lines(stats: MigrationStats, passes: int) -> list[str]:
     """What stays on the terminal when a migration is over."""
     ends = f": {escape(stats.source)} to {escape(stats.destination)}" if stats.source else ""
     lines = [f"migration {name(stats.migration)}{ends}", *(_labelled(*row) for row in totals(stats))]
+    if balance := stats.channels.text():
+        lines.append(_labelled("Channels", balance))
     rows = pass_rows(stats, passes)
     if rows:
         lines += ["  " + pass_line(PASS_HEADINGS), *("  " + row for row in rows)]

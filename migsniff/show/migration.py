@@ -35,6 +35,7 @@ from migsniff.core.events import (
     Undecodable,
     Verdict,
 )
+from migsniff.show.channels import DEVICE_STATE, MAX_CHANNELS, ChannelBalance
 from migsniff.show.latency import FaultStats
 from migsniff.show.model import (
     BlockStats,
@@ -57,7 +58,6 @@ LAST_PASSES: Final = 60
 LAST_DEVICES: Final = 12
 LARGEST_DEVICES: Final = 12
 LAST_MESSAGES: Final = 8
-MAX_CHANNELS: Final = 256
 MAX_MESSAGE_NAMES: Final = 32
 MAX_FINDINGS: Final = 50
 MAX_ENDS: Final = 64
@@ -88,6 +88,7 @@ class MigrationStats:
         self.ram_total = 0
         self.blocks: dict[str, BlockStats] = {}
         self.counts = PageCounts()
+        self.channels = ChannelBalance()
         self.ram_sections = 0
         self.live_sections: dict[str, int] = {}
         self.first_passes: list[PassStats] = []
@@ -147,6 +148,7 @@ class MigrationStats:
         """Take one event into account."""
         self._advance(time, event.channel, event.direction, event.offset + event.size)
         self.faults.update(time, event)
+        self.channels.update(event)
         self.phase = self.recovery.update(event) or self.phase
         match event:
             case RamSection():
@@ -157,7 +159,7 @@ class MigrationStats:
                 self._section(time, event)
             case DirtySync():
                 self._dirty_sync(time, event)
-            case MultifdPacket():
+            case MultifdPacket() if event.method != DEVICE_STATE:
                 pages = PageCounts(
                     normal=event.normal, zero=event.zero, bytes=event.size, resent=event.resent
                 )
@@ -377,6 +379,11 @@ class MigrationStats:
         if unfinished is not None:
             yield unfinished
 
+    @property
+    def pass_count(self) -> int:
+        """How many passes there were, with the one without an end: all_passes() may be fewer."""
+        return self.passes + (self.open_pass() is not None)
+
     def largest_blocks(self, count: int | None = None) -> list[BlockStats]:
         """RAM blocks, largest first."""
         blocks = sorted(self.blocks.values(), key=lambda block: -block.length)
@@ -408,6 +415,7 @@ class MigrationStats:
                 "sent": msgspec.to_builtins(self.counts),
                 "blocks": [msgspec.to_builtins(block) for block in self.largest_blocks()],
             },
+            "multifd": self.channels.to_dict(),
             "live_sections": dict(self.live_sections),
             "passes": self.passes,
             "iterations": [pass_dict(row) for row in self.all_passes()],

@@ -52,6 +52,8 @@ def _in_full(stats: MigrationStats, height: int, now: int) -> list[RenderableTyp
         bottom.insert(0, _switchover(stats, now))
     if stats.faults.asked:
         bottom.insert(0, _line(f"page faults: {stats.faults.text()}"))
+    if balance := stats.channels.text():
+        top.append(_line(balance))
     top += [_line(f"TLS {label}: {said}") for label, said in tls_rows(stats.tls)]
     room = max(0, height - len(top) - len(bottom))
     # blocks a third, passes and devices the rest; what one does not need the next may have
@@ -124,10 +126,15 @@ def _blocks(stats: MigrationStats, count: int) -> list[RenderableType]:
 
 
 def _passes(stats: MigrationStats, room: int) -> list[RenderableType]:
-    passes = list(stats.all_passes())[-max(1, room - 1) :]
+    passes = list(stats.all_passes())
     if room < 2 or not passes:
         return []
-    return [_line(pass_line(PASS_HEADINGS), "dim"), *(_line(pass_line(pass_cells(row))) for row in passes)]
+    lines = [_line(pass_line(PASS_HEADINGS), "dim")]
+    fit = room - 1
+    if stats.pass_count > fit > 1:
+        fit -= 1
+        lines.append(_line(f"({stats.pass_count - min(fit, len(passes))} earlier)", "dim"))
+    return [*lines, *(_line(pass_line(pass_cells(row))) for row in passes[-fit:])]
 
 
 def _devices(stats: MigrationStats, room: int) -> list[RenderableType]:

@@ -1,6 +1,7 @@
 """How names, sizes and times are written: the one place where text from a stream is made safe to show."""
 
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final
 
@@ -54,6 +55,15 @@ def wire(size: float) -> str:
     """A number of bytes on the wire in decimal units: 31.1 MB."""
     value, unit = _scaled(size, 1000, ("B", "kB", "MB", "GB", "TB", "PB", "EB"))
     return f"{value:.0f} B" if unit == "B" else f"{_three_digits(value)} {unit}"
+
+
+def wires(sizes: Sequence[int]) -> str:
+    """Some numbers of bytes, in the unit of the largest: 4.30 12.5 MB."""
+    largest = max(sizes)
+    value, unit = _scaled(largest, 1000, ("B", "kB", "MB", "GB", "TB", "PB", "EB"))
+    if unit == "B":
+        return " ".join(map(str, sizes)) + " B"
+    return " ".join(_three_digits(size * value / largest) for size in sizes) + f" {unit}"
 
 
 def rate(per_second: float | None) -> str:
