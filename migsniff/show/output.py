@@ -6,7 +6,8 @@ import threading
 from collections.abc import Callable
 from typing import Final, TextIO
 
-LIMIT: Final = 4 << 20  # characters
+LIMIT: Final = 32 << 20
+"""Characters: the fields of a pseries are some 15 million, and come all at once behind its description."""
 GATHER_SECONDS: Final = 0.02
 """How long records are gathered before they are written together, unless each is to be flushed."""
 
