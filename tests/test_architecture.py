@@ -23,7 +23,7 @@ from migsniff.core.events import (
 from migsniff.core.livesections import LIVE_SECTIONS
 from migsniff.core.messages import COMMANDS, RETURN_PATH
 from migsniff.core.multifdmethods import METHODS, Method, Plain
-from migsniff.core.pages import PAGE_ENCODINGS
+from migsniff.core.pageencodings import PAGE_ENCODINGS
 from tests.catalogue import STREAMS
 from tests.playing import of, play
 
@@ -35,7 +35,8 @@ LAYERS = (
     ("errors", "wire"),
     ("events",),
     ("bytequeue", "contents", "registry", "rounds", "text"),
-    ("fieldtypes", "oldstyle", "description", "inflaters", "messages", "multifdfacts", "pages"),
+    ("fieldtypes", "oldstyle", "description", "inflaters", "messages", "multifdfacts", "pageencodings"),
+    ("pages",),
     ("multifdmethods",),
     ("faults", "vmdesc", "pagecount", "livesections"),
     ("context",),

@@ -31,7 +31,7 @@ from migsniff.core.events import (
 from migsniff.core.livesections import LIVE_SECTIONS
 from migsniff.core.messages import COMMANDS, RETURN_PATH, Message
 from migsniff.core.multifdmethods import METHODS
-from migsniff.core.pages import PAGE_ENCODINGS
+from migsniff.core.pageencodings import PAGE_ENCODINGS
 from migsniff.core.registry import Registry, field_type
 from migsniff.core.wire import ItemType, MultifdFlag
 from tests.playing import Stream, of, play, precopy, verdict

@@ -7,7 +7,8 @@ be read without it. Sources: target/*/cpu-param.h, QEMU 5.2 to 11.1.
 from migsniff.core.bytequeue import ByteQueue, Steps
 from migsniff.core.context import Context
 from migsniff.core.errors import StreamProblem
-from migsniff.core.pages import PAGE_ENCODINGS, GuestMemory
+from migsniff.core.pageencodings import PAGE_ENCODINGS
+from migsniff.core.pages import GuestMemory
 from migsniff.core.wire import (
     MACHINE_PAGE_SIZE,
     PAGE_SIZE_LOOKAHEAD,
