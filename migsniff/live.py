@@ -17,7 +17,18 @@ from typing import Final
 import msgspec
 
 from migsniff.core.errors import problem_text
-from migsniff.core.events import Arrival, Chunk, Direction, Ended, EndKind, Learned, LearnedTls, Opened, Party
+from migsniff.core.events import (
+    Arrival,
+    Chunk,
+    Direction,
+    Ended,
+    EndKind,
+    Learned,
+    LearnedTls,
+    Noted,
+    Opened,
+    Party,
+)
 from migsniff.feed.capture import CaptureWriter
 from migsniff.feed.forwarding import LegName
 from migsniff.feed.grouping import ENOUGH, MULTIFD, Group, Opening, group_of, opening_of
@@ -27,15 +38,6 @@ TURN: Final = 0.001  # seconds of this thread's own time for decoding before the
 MAX_BEHIND: Final = 64 << 20  # bytes that wait for decoding before it is given up
 MAX_HELD: Final = 32 << 20  # bytes of multifd channels that wait here for the list of RAM blocks
 MAX_PAUSED: Final = 8  # migrations whose verdict waits for their postcopy to be resumed
-
-
-class Note(msgspec.Struct, frozen=True):
-    """Something for the capture's timeline that is no arrival: a pause, a connection's TCP_INFO."""
-
-    time: int
-    connection: int
-    kind: str
-    facts: dict[str, object]
 
 
 class LiveMigration:
@@ -60,9 +62,9 @@ class LiveMigration:
         self._done = done
         self._max_behind = max_behind
         self._zero = time.monotonic_ns()
-        self._queue: deque[Arrival | Note] = deque()
+        self._queue: deque[Arrival] = deque()
         self._behind = 0
-        self._held: list[Arrival | Note] = []  # of multifd channels, which the main channel's may come behind
+        self._held: list[Arrival] = []  # of multifd channels, which the main channel's may come behind
         self._held_bytes = 0
         self._chunk: Chunk | None = None  # that is being decoded
         self._running: Generator[None, None, None] | None = None
@@ -100,7 +102,7 @@ class LiveMigration:
 
     # ------------------------------------------------------------ from the taps
 
-    def arrive(self, arrival: Arrival | Note, *, multifd: bool = False) -> None:
+    def arrive(self, arrival: Arrival, *, multifd: bool = False) -> None:
         """Take what has happened. A chunk's data is borrowed for the time of the call."""
         if multifd and (self._held or not self.pipeline.session.knows_memory):
             if isinstance(arrival, Chunk):
@@ -116,7 +118,7 @@ class LiveMigration:
         self._running = self._take(arrival)
         self._turn()
 
-    def _enqueue(self, arrival: Arrival | Note) -> None:
+    def _enqueue(self, arrival: Arrival) -> None:
         if isinstance(arrival, Chunk):
             self._behind += len(arrival.data)
             self._check_behind()
@@ -200,7 +202,7 @@ class LiveMigration:
 
     # ------------------------------------------------------------ what there is to do
 
-    def _take(self, arrival: Arrival | Note) -> Generator[None, None, None]:
+    def _take(self, arrival: Arrival) -> Generator[None, None, None]:
         return self._decode(arrival) if isinstance(arrival, Chunk) else self._other(arrival)
 
     def _decode(self, chunk: Chunk) -> Generator[None, None, None]:
@@ -229,12 +231,10 @@ class LiveMigration:
         name = session.channel(chunk.connection)
         capture.chunk(chunk, name, session.omitted, has_events, session.settled)
 
-    def _other(self, arrival: Arrival | Note) -> Generator[None, None, None]:
+    def _other(self, arrival: Arrival) -> Generator[None, None, None]:
         capture = self.capture
-        if isinstance(arrival, Note):
-            if capture is not None:
-                capture.note(arrival.time, arrival.kind, arrival.connection, **arrival.facts)
-            return
+        if isinstance(arrival, Noted) and capture is not None:
+            capture.note(arrival.time, arrival.what, arrival.connection, **arrival.facts)
         if isinstance(arrival, Opened) and capture is not None:
             capture.opened(arrival)
         if not self._dead:
@@ -352,8 +352,8 @@ class MigrationTap:
             live.arrive(ended, multifd=self._multifd)
 
     def _note(self, kind: str, **facts: object) -> None:
-        if (live := self._live) is not None and live.capture is not None:
-            live.arrive(Note(live.now(), self._connection, kind, facts), multifd=self._multifd)
+        if (live := self._live) is not None:
+            live.arrive(Noted(live.now(), self._connection, kind, facts), multifd=self._multifd)
 
 
 class Migrations:

@@ -1,6 +1,7 @@
 """Reading later: the log of a capture or dump, and the summary."""
 
 import sys
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -50,6 +51,40 @@ def read(
         log.close()
     if log.error is not None:
         raise log.error
+    return code
+
+
+def survey(
+    path: str,
+    begin: Callable[[str], Sequence[Sink]],
+    done: Callable[[str], None],
+    *,
+    port: int | None = None,
+    offset: int = 0,
+    snapshot: str | None = None,
+    known: Descriptions | None = None,
+    fields: bool = False,
+    contents: bool = False,
+) -> int:
+    """Decode each migration in a file; returns the worst exit code. See open_source for what is read.
+
+    `begin` gives the sinks of a migration by its id, `done` is called when it has its verdict.
+    """
+    source = open_source(path, port=port, offset=offset, snapshot=snapshot)
+    if isinstance(source, PcapSource):
+        budget = DeviceStateBudget()
+
+        def begin_one(migration: Migration) -> Pipeline:
+            assumed = known.lookup_for(migration.name) if known is not None else None
+            session = Session(
+                fields=fields, contents=contents, budget=budget, assumed=assumed, looks_like=recognise
+            )
+            return Pipeline(migration.name, session, [*begin(migration.name), *learning(known)])
+
+        return decode_packets(source, begin_one, lambda pipeline: done(pipeline.migration))
+    session = session_for(source, fields=fields, contents=contents, known=known)
+    code = decode(Pipeline(source.migration, session, [*begin(source.migration), *learning(known)]), source)
+    done(source.migration)
     return code
 
 

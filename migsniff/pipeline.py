@@ -1,10 +1,11 @@
-"""Where the rooms meet: arrivals go into a session, its events to whoever shows them."""
+"""Where the rooms meet: arrivals go into a session, its events, and findings, to whoever shows them."""
 
 from collections.abc import Generator, Iterable
 from typing import Protocol
 
 from migsniff.core.events import BREATH, Arrival, Chunk, Event, Undecodable, Verdict
 from migsniff.core.session import Session
+from migsniff.expert.rules import Expert
 from migsniff.show.stats import Stats
 
 
@@ -33,6 +34,7 @@ class Pipeline:
         self.events = 0
         self.verdict: Verdict | None = None
         self.bug = False
+        self._expert = Expert()
 
     def feed(self, arrival: Arrival) -> Generator[None, None, None]:
         """Decode and show one arrival; yields behind each event, so that the caller may take turns."""
@@ -58,9 +60,21 @@ class Pipeline:
                 self.verdict = event
             elif isinstance(event, Undecodable) and event.code == "decoder-bug":
                 self.bug = True
-            for sink in self.sinks:
-                sink.show(self.migration, time, event)
+            if isinstance(event, Verdict):  # the last word
+                self._find(time, event)
+                self._show(time, event)
+            else:
+                self._show(time, event)
+                self._find(time, event)
             yield
+
+    def _find(self, time: int, event: Event) -> None:
+        for finding in self._expert.see(time, event):
+            self._show(time, finding)
+
+    def _show(self, time: int, event: Event) -> None:
+        for sink in self.sinks:
+            sink.show(self.migration, time, event)
 
     @property
     def exit_code(self) -> int:

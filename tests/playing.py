@@ -13,6 +13,7 @@ from migsniff.core.events import (
     Event,
     Learned,
     LearnedTls,
+    Noted,
     Opened,
     RamPages,
     Verdict,
@@ -135,7 +136,7 @@ def strip(source: Iterable[Arrival]) -> tuple[list[Event], list[Arrival]]:
         for offset, facts in session.learned_tls():
             assert isinstance(arrival, Chunk)
             kept.append(LearnedTls(0, arrival.connection, arrival.direction, offset, facts))
-        if isinstance(arrival, Opened | Learned | LearnedTls):
+        if isinstance(arrival, Opened | Learned | LearnedTls | Noted):
             kept.append(arrival)
             continue
         number, direction = key = arrival.connection, arrival.direction

@@ -7,7 +7,7 @@ to arrivals, and an event has the time of the arrival that completed it.
 """
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -27,6 +27,8 @@ EndKind = Literal["eof", "reset", "timeout", "closed", "refused", "error"]
 SectionType = Literal["START", "PART", "END", "FULL"]
 Word = Annotated[str, Meta(max_length=256)]
 Severity = Literal["chat", "note", "warn", "error"]
+SEVERITIES: Final[tuple[Severity, ...]] = ("chat", "note", "warn", "error")
+EVIDENCE: Final = 32
 
 
 # ---------------------------------------------------------------- arrivals: feed -> core
@@ -107,7 +109,20 @@ class LearnedTls(msgspec.Struct, frozen=True):
     facts: TlsFacts
 
 
-Arrival = Opened | Chunk | Ended | Learned | LearnedTls
+class Noted(msgspec.Struct, frozen=True):
+    """What explains the arrivals and is none: `what` is "paused", "resumed" or "tcp_info".
+
+    `facts` of a pause: direction and offset. Of tcp_info: the leg, what the kernel says of it, microseconds
+    `waited` so far because that leg took no more bytes; it comes once a second, also when nothing else does.
+    """
+
+    time: int
+    connection: int
+    what: str
+    facts: dict[str, object]
+
+
+Arrival = Opened | Chunk | Ended | Learned | LearnedTls | Noted
 
 
 class Remembered(msgspec.Struct, frozen=True):
@@ -135,6 +150,26 @@ class Event(msgspec.Struct, frozen=True, tag_field="type", kw_only=True):
 
 BREATH: Event = Event(channel="", direction="fwd", offset=0, size=0)
 """No record: in a long stretch without one, the moment for whoever has other things to do as well."""
+
+
+class Blocked(Event, frozen=True, tag="blocked", kw_only=True):
+    """Who receives this direction does not take bytes as fast as they come, or (not `blocked`) does again.
+
+    No line of the log.
+    """
+
+    blocked: bool
+
+
+class TcpInfo(Event, frozen=True, tag="tcp-info", kw_only=True):
+    """What the kernel said of one leg of a connection, once a second; the names are sockets.tcp_info's.
+
+    `direction` is that in which the proxy sends on this leg, `offset` how far it had come. A unix socket has
+    `waited` only. No line of the log.
+    """
+
+    leg: Literal["source", "destination"]
+    facts: dict[str, int | str]
 
 
 class ChannelFound(Event, frozen=True, tag="channel", kw_only=True):
@@ -305,7 +340,8 @@ class Field(msgspec.Struct, frozen=True, omit_defaults=True):
     A leaf has `raw` and, if its type is known, `value`; an array of plain values is one Field whose
     `array_len` is set and whose `raw` and `value` hold all elements. Structs, subsections and the elements
     of an array of structs (which carry `index`) have `children`. `type` is QEMU's name of the field type,
-    "struct", "subsection", or "opaque" for bytes that no description explains.
+    "struct", "subsection", or "opaque" for bytes that no description explains. `meaning`, and the children
+    of images that the description does not take apart, are filled in by migsniff.values.
     """
 
     name: str
@@ -318,6 +354,7 @@ class Field(msgspec.Struct, frozen=True, omit_defaults=True):
     raw: bytes = b""
     value: "Value" = None
     children: tuple["Field", ...] = ()
+    meaning: str = ""
 
 
 Value = bool | int | float | str | tuple[int | bool | str | float | None, ...] | None
@@ -504,12 +541,19 @@ class Undecodable(Event, frozen=True, tag="undecodable", kw_only=True):
     where: str
 
 
-class Finding(Event, frozen=True, tag="finding", kw_only=True):
-    """Something worth knowing about the stream that stops nothing."""
+class Finding(Event, frozen=True, tag="finding", kw_only=True, omit_defaults=True):
+    """Something worth knowing about the stream that stops nothing.
+
+    `section` (idstr/instance) and `field` (its path) tell what it is about, where that is known; `evidence`
+    is the bytes from `offset` on that prove it, in hexadecimal, at most EVIDENCE of them.
+    """
 
     severity: Severity
     code: str
     message: str
+    section: str = ""
+    field: str = ""
+    evidence: str = ""
 
 
 class DirectionEnded(Event, frozen=True, tag="end", kw_only=True):
@@ -531,6 +575,10 @@ class Verdict(Event, frozen=True, tag="verdict", kw_only=True):
     ok: bool
     outcome: str
     message: str
+
+
+UNLISTED: Final = (RamPages, Blocked, TcpInfo)
+"""Events that have no record in the log."""
 
 
 def record(migration: str, time: int, event: Event) -> dict[str, object]:

@@ -14,6 +14,7 @@ from migsniff.core.errors import StreamProblem, problem_text
 from migsniff.core.events import (
     Arrival,
     Assumed,
+    Blocked,
     ChannelFound,
     Chunk,
     Direction,
@@ -23,7 +24,9 @@ from migsniff.core.events import (
     Finding,
     Learned,
     LearnedTls,
+    Noted,
     Opened,
+    TcpInfo,
     TlsFacts,
     Verdict,
 )
@@ -109,6 +112,8 @@ class Session:
         elif isinstance(arrival, LearnedTls):
             told = self._connection(arrival.connection).tls.told[arrival.direction]
             told.append((arrival.offset, arrival.facts))
+        elif isinstance(arrival, Noted):
+            yield from self._noted(arrival)
         elif isinstance(arrival, Opened):
             self._connection(arrival.connection)
 
@@ -244,6 +249,21 @@ class Session:
             yield from self._first_bytes(connection, chunk)
         else:
             yield from decoder.feed(chunk)
+
+    def _noted(self, noted: Noted) -> Iterator[Event]:
+        """What explains the arrivals, from the relay or from a capture, which is not to be believed."""
+        connection = self._connection(noted.connection)
+        channel = connection.name or f"unknown-{connection.number}"
+        if noted.what in ("paused", "resumed"):
+            direction: Direction = "rev" if noted.facts.get("direction") == "rev" else "fwd"
+            offset = connection.queues[direction].wire_end
+            blocked = noted.what == "paused"
+            yield Blocked(channel=channel, direction=direction, offset=offset, size=0, blocked=blocked)
+        elif noted.what == "tcp_info" and (leg := noted.facts.get("leg")) in ("source", "destination"):
+            direction = "fwd" if leg == "destination" else "rev"
+            offset = connection.queues[direction].wire_end
+            facts = {key: value for key, value in noted.facts.items() if isinstance(value, int | str)}
+            yield TcpInfo(channel=channel, direction=direction, offset=offset, size=0, leg=leg, facts=facts)
 
     def _first_bytes(self, connection: Connection, chunk: Chunk) -> Iterator[Event]:
         """Bytes of a connection whose role is not known yet: at most as many as a multifd hello has."""

@@ -15,7 +15,7 @@ from typing import Final, Literal, Protocol
 import msgspec
 
 from migsniff.core.errors import CaptureError
-from migsniff.core.events import Arrival, Chunk, Direction, Ended, Learned, LearnedTls, Opened
+from migsniff.core.events import Arrival, Chunk, Direction, Ended, Learned, LearnedTls, Noted, Opened
 from migsniff.feed.captureformat import (
     MANIFEST,
     MAX_CONNECTIONS,
@@ -28,6 +28,7 @@ from migsniff.feed.captureformat import (
     FileLine,
     LearnedLine,
     LearnedTlsLine,
+    NoteLine,
     OpenedLine,
     StoppedLine,
     TimelineLine,
@@ -306,6 +307,8 @@ class _Replay:
                 self._attach(position, line)
             case ChunkLine():
                 yield from self._chunk(position, line)
+            case NoteLine():
+                yield Noted(line.time, line.connection, line.what, line.facts)
             case LearnedLine():
                 yield Learned(line.time, line.connection, line.page_size)
             case LearnedTlsLine():

@@ -125,9 +125,8 @@ class Connection:
     def sample(self) -> None:
         """Tell what the kernel says of both legs."""
         for leg in () if self.closed else self._legs:
-            if (facts := sockets.tcp_info(leg.sock)) is not None:
-                waited = sum(flow.waited for flow in self._flows if flow.to is leg)
-                self.tell("tcp_info", leg.party, {**facts, "waited": waited})
+            waited = sum(flow.waited for flow in self._flows if flow.to is leg)
+            self.tell("tcp_info", leg.party, {**sockets.tcp_info(leg.sock), "waited": waited})
 
     # ------------------------------------------------------------ how it ends
 

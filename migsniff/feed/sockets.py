@@ -304,14 +304,14 @@ _TCP_INFO: Final = (
 _TCP_INFO_FIELDS: Final = tuple((name, struct.Struct(f"={kind}"), at) for name, at, kind in _TCP_INFO)
 
 
-def tcp_info(sock: socket.socket) -> dict[str, object] | None:
-    """What the kernel says of a TCP connection; None for a unix socket.
+def tcp_info(sock: socket.socket) -> dict[str, object]:
+    """What the kernel says of a TCP connection; nothing for a unix socket.
 
     rtt, rttvar, min_rtt, rcv_rtt, rto, busy_time, rwnd_limited and sndbuf_limited in microseconds, the last_
     ones in milliseconds, rates in bytes a second; snd_cwnd, unacked, lost and the retrans in segments.
     """
     if sock.family == socket.AF_UNIX:
-        return None
+        return {}
     return decode_tcp_info(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256))
 
 

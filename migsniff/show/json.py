@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from migsniff.core.events import DescriptionFound, DeviceSection, Event, RamPages, record
+from migsniff.core.events import UNLISTED, DescriptionFound, DeviceSection, Event, record
 from migsniff.show.select import selected
 
 _encode: Final = msgspec.json.Encoder().encode
@@ -39,7 +39,7 @@ class JsonLog:
 
     def show(self, migration: str, time: int, event: Event) -> None:
         """Write the record of one event; runs of pages have no record."""
-        if isinstance(event, RamPages) or not selected(self._sections, event):
+        if isinstance(event, UNLISTED) or not selected(self._sections, event):
             return
         self._migration = migration
         self._write(self._element(object_text(migration, time, event)))

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from typing import Final, Literal
 
 from migsniff.core.events import (
+    UNLISTED,
     Argument,
     BlockPages,
     ChannelFound,
@@ -36,7 +37,6 @@ from migsniff.core.events import (
     PageCounts,
     PageFault,
     RamBlocks,
-    RamPages,
     RamSection,
     ReturnPathMessage,
     Section,
@@ -120,7 +120,7 @@ class TextLog:
 
     def show(self, migration: str, time: int, event: Event) -> None:
         """Write the record of one event; runs of pages have no line."""
-        if isinstance(event, RamPages) or (isinstance(event, MultifdPacket) and not self._verbose):
+        if isinstance(event, UNLISTED) or (isinstance(event, MultifdPacket) and not self._verbose):
             return
         past = self._past.get(migration)
         if past is None:

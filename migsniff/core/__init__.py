@@ -1,0 +1,1 @@
+"""BYTES -> EVENTS: no I/O, no asyncio, no clock, no logging."""

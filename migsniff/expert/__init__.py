@@ -1,0 +1,1 @@
+"""EVENTS -> FINDINGS: what is worth knowing of a migration, each kind one registered rule; no I/O."""

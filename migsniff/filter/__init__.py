@@ -1,0 +1,1 @@
+"""Display filters: an expression over the fields of a record."""

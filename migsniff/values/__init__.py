@@ -1,0 +1,1 @@
+"""FIELDS -> MEANING: images and registers under their names, each one registered function; no I/O."""
