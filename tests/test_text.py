@@ -555,6 +555,9 @@ LEAVES: list[tuple[Field, str]] = [
     (Field("css.subchannel", "opaque", 8, 2, raw=b"\1\2"), "css.subchannel: 0102  (opaque)"),
     (Field("a", "uint8", 8, 2, index=3, version=2, raw=b"\1\2"), "a[3]: 0102  (uint8 version 2)"),
     (Field("a", "uint8", 8, 900), "a: 900 bytes, not kept  (uint8)"),
+    (Field("a", "uint8", 8, 900, meaning="all zero"), "a: all zero  (uint8)"),
+    (Field("a", "uint8", 8, 1, raw=b"\x0f", value=15, meaning="a\x1bb"), "a: 15 (0xf), a\\x1bb  (uint8)"),
+    (Field("a", "struct", 8, 1, meaning="type 0"), "a: type 0  (struct)"),
     (Field("a\x1b b", "x\n", 8, 1, raw=b"\1", value="\x1b]0;"), 'a\\x1b\\x20b: "\\x1b]0;"  (x\\x0a)'),
 ]
 

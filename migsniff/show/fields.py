@@ -39,8 +39,11 @@ def field_lines(field: Field, depth: int) -> Iterator[str]:
     elif field.array_len is not None:
         label += f"[{field.array_len}]"
     version = "" if field.version is None else f" version {field.version}"
-    text = "" if field.children else " " + _value(field)
-    yield _line(f"{label}:{text}  ({escape(field.type)}{version})", depth, field.offset, field.size)
+    value = "" if field.children and field.value is None else _value(field)
+    text = ", ".join(filter(None, (value, escape(field.meaning))))
+    yield _line(
+        f"{label}:{text and ' '}{text}  ({escape(field.type)}{version})", depth, field.offset, field.size
+    )
     for child in field.children:
         yield from field_lines(child, depth + 1)
 
@@ -99,7 +102,9 @@ def _value(field: Field) -> str:
     if field.type == "nullptr":
         return "NULL"
     if value is None:
-        return _raw(field.raw) if field.raw else f"{field.size} bytes, not kept"
+        if field.raw:
+            return _raw(field.raw)
+        return "" if field.meaning else f"{field.size} bytes, not kept"
     return _plain(value)
 
 

@@ -4,10 +4,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from migsniff.core.events import Event, Verdict
+from migsniff.core.events import Configuration, DeviceSection, Event, Verdict
 from migsniff.show.json import JsonLog
 from migsniff.show.output import Output
+from migsniff.show.select import selected
 from migsniff.show.text import TextLog
+from migsniff.values.explain import explain
 
 Format = Literal["text", "json", "ndjson"]
 
@@ -47,6 +49,7 @@ class Log:
         self._full = False
         self._kept = False  # what is being written must not be dropped
         self._read: dict[tuple[str, str, str], int] = {}
+        self._machines: dict[str, str] = {}
         self._text: TextLog | None = None
         self._sink: TextLog | JsonLog
         if options.format == "text":
@@ -100,12 +103,22 @@ class Log:
             self._full = self._full or sum(self._read.values()) > options.size
         if not self.ended:
             self._kept = isinstance(event, Verdict)
-            self._sink.show(migration, time, event)
+            self._sink.show(migration, time, self._explained(migration, event))
 
     def close(self) -> None:
         """End the log, and write what waits."""
         self._sink.close()
         self._output.close()
+
+    def _explained(self, migration: str, event: Event) -> Event:
+        """Device state with its meaning, which may depend on the machine type."""
+        if isinstance(event, Configuration):
+            self._machines[migration] = event.machine
+        elif isinstance(event, Verdict):
+            self._machines.pop(migration, None)
+        elif isinstance(event, DeviceSection) and event.fields and selected(self._options.sections, event):
+            return explain(event, self._machines.get(migration, ""))
+        return event
 
     def _write(self, text: str) -> None:
         if self._kept:

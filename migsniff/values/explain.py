@@ -9,7 +9,8 @@ from migsniff.values.meaning import DEVICES, TYPES, Place
 def explain(section: DeviceSection, machine: str = "") -> DeviceSection:
     """The section with what its fields mean filled in: `children` of images, `value`, `meaning`.
 
-    Never raises for what the bytes say; offsets and sizes stay those of the wire.
+    Never raises for what the bytes say; offsets and sizes stay those of the wire. What has no meaning is not
+    copied: a section without any comes back as it is.
     """
     if not section.fields:
         return section
@@ -17,13 +18,23 @@ def explain(section: DeviceSection, machine: str = "") -> DeviceSection:
     fields = section.fields
     if (device := DEVICES.get(place.device)) is not None:
         fields = device(fields, place)
-    return replace(section, fields=tuple(_explained(field, place) for field in fields))
+    fields = _explained(fields, place, "")
+    return section if fields is section.fields else replace(section, fields=fields)
 
 
-def _explained(field: Field, place: Place) -> Field:
-    here = place._replace(path=f"{place.path}.{field.name}" if place.path else field.name)
-    if (meaning := TYPES.get(field.type)) is not None:
-        return meaning(field, here)
-    if not field.children:
-        return field
-    return replace(field, children=tuple(_explained(child, here) for child in field.children))
+def _explained(fields: tuple[Field, ...], place: Place, prefix: str) -> tuple[Field, ...]:
+    """The same tuple if nothing in it has a meaning: there may be millions of fields."""
+    changed: list[Field] | None = None
+    for index, field in enumerate(fields):
+        if (meaning := TYPES.get(field.type)) is not None:
+            explained = meaning(field, place._replace(path=prefix + field.name))
+        elif field.children:
+            children = _explained(field.children, place, f"{prefix}{field.name}.")
+            explained = field if children is field.children else replace(field, children=children)
+        else:
+            continue
+        if explained is not field:
+            if changed is None:
+                changed = list(fields)
+            changed[index] = explained
+    return fields if changed is None else tuple(changed)
