@@ -9,7 +9,7 @@ from migsniff.values.explain import explain
 def section(*fields: Field, idstr: str = "0000:00:02.0/anything") -> DeviceSection:
     """A section with these fields."""
     return DeviceSection(
-        channel="main", direction="forward", offset=0, size=1, section_type="FULL", section_id=1,
+        channel="main", direction="fwd", offset=0, size=1, section_type="FULL", section_id=1,
         idstr=idstr, instance_id=0, version_id=1, footer=True, provisional=False, fields=fields,
     )  # fmt: skip
 

@@ -1,0 +1,1 @@
+"""Numbers and names out of the headers of Linux, made by tests/uapi.py."""
