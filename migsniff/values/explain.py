@@ -3,7 +3,7 @@
 from msgspec.structs import replace
 
 from migsniff.core.events import DeviceSection, Field
-from migsniff.values import pci  # noqa: F401 - registers what it knows
+from migsniff.values import msix, pci, virtio  # noqa: F401 - each registers what it knows
 from migsniff.values.meaning import DEVICES, TYPES, Place
 
 

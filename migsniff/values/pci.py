@@ -1,6 +1,7 @@
 """PCI configuration space ("pci config" of hw/pci/pci.c): header, BARs, chains of capabilities by name."""
 
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
@@ -158,27 +159,32 @@ def _capability(
     config: bytes, identity: int, at: int, limit: int, following: int, extended: bool
 ) -> Capability:
     """With those of its registers that fit before `limit`."""
-    known = (EXTENDED if extended else CAPABILITIES).get(identity)
-    named = known or Named(f"unknown_{identity:#x}", f"unknown ({identity:#x})")
     if extended:
+        named = EXTENDED.get(identity) or _unknown(identity)
         registers = (EXTENDED_HEADER, *named.registers)
     else:
-        registers = (*CAPABILITY_HEADER, *_registers(config, identity, at, named))
+        named = _named(config, identity, at)
+        registers = (*CAPABILITY_HEADER, *named.registers)
     fitting = tuple(one for one in registers if at + one.at + one.size <= limit)
     return Capability(identity, at, limit, following, extended, named, fitting)
 
 
-def _registers(config: bytes, identity: int, at: int, named: Named) -> tuple[Register, ...]:
-    """Those of a capability whose layout depends on what stands in it, too."""
+def _unknown(identity: int) -> Named:
+    return Named(f"unknown_{identity:#x}", f"unknown ({identity:#x})")
+
+
+def _named(config: bytes, identity: int, at: int) -> Named:
+    """A capability of the first chain; the layout of some depends on what stands in it."""
+    named = CAPABILITIES.get(identity) or _unknown(identity)
     if identity == pci.PCI_CAP_ID_EXP:
-        return express(number(config, at + pci.PCI_EXP_FLAGS, 2))
+        return named._replace(registers=express(number(config, at + pci.PCI_EXP_FLAGS, 2)))
     if identity == pci.PCI_CAP_ID_MSI:
-        return msi(number(config, at + pci.PCI_MSI_FLAGS, 2))
+        return named._replace(registers=msi(number(config, at + pci.PCI_MSI_FLAGS, 2)))
     if identity == pci.PCI_CAP_ID_VNDR:
         if number(config, pci.PCI_VENDOR_ID, 2) == VIRTIO_VENDOR:
-            return virtio_capability(number(config, at + 3, 1))
-        return (Register("length", 2, 1),)
-    return named.registers
+            return virtio_capability(number(config, at + virtio.VIRTIO_PCI_CAP_CFG_TYPE, 1))
+        return named._replace(registers=(Register("length", pci.PCI_CAP_FLAGS, 1),))
+    return named
 
 
 def msi(control: int) -> tuple[Register, ...]:
@@ -195,25 +201,26 @@ def msi(control: int) -> tuple[Register, ...]:
     return registers
 
 
-def virtio_capability(kind: int) -> tuple[Register, ...]:
-    """struct virtio_pci_cap of linux/virtio_pci.h, and what follows it in two kinds."""
+def virtio_capability(kind: int) -> Named:
+    """struct virtio_pci_cap of linux/virtio_pci.h, and what follows it in some kinds."""
     name = virtio.PCI_CAPABILITIES.get(kind, f"VIRTIO_PCI_CAP {kind}")
-    registers = (
+    registers: tuple[Register, ...] = (
         Register("length", virtio.VIRTIO_PCI_CAP_LEN, 1),
         Register("cfg_type", virtio.VIRTIO_PCI_CAP_CFG_TYPE, 1, words=lambda _: name),
         Register("bar", virtio.VIRTIO_PCI_CAP_BAR, 1),
-        Register("id", virtio.VIRTIO_PCI_CAP_BAR + 1, 1),
+        Register("region_id", virtio.VIRTIO_PCI_CAP_BAR + 1, 1),
         Register("offset", virtio.VIRTIO_PCI_CAP_OFFSET, 4),
         Register("region_length", virtio.VIRTIO_PCI_CAP_LENGTH, 4),
     )
     behind = virtio.VIRTIO_PCI_NOTIFY_CAP_MULT
     if name == "VIRTIO_PCI_CAP_NOTIFY_CFG":
-        return (*registers, Register("notify_off_multiplier", behind, 4))
-    if name == "VIRTIO_PCI_CAP_PCI_CFG":
-        return (*registers, Register("pci_cfg_data", behind, 4))
-    if name == "VIRTIO_PCI_CAP_SHARED_MEMORY_CFG":
-        return (*registers, Register("offset_high", behind, 4), Register("length_high", behind + 4, 4))
-    return registers
+        registers = (*registers, Register("notify_off_multiplier", behind, 4))
+    elif name == "VIRTIO_PCI_CAP_PCI_CFG":
+        registers = (*registers, Register("pci_cfg_data", behind, 4))
+    elif name == "VIRTIO_PCI_CAP_SHARED_MEMORY_CFG":
+        registers = (*registers, Register("offset_high", behind, 4), Register("length_high", behind + 4, 4))
+    short = name.removeprefix("VIRTIO_PCI_CAP_").lower().replace(" ", "_")
+    return Named(f"virtio_{short}", f"vendor-specific ({name})", registers)
 
 
 # ---------------------------------------------------------------- fields
@@ -232,21 +239,26 @@ def config_fields(config: bytes, offset: int) -> tuple[tuple[Field, ...], str]:
     """Its fields, one behind the other to the last byte, and what it is in words."""
     layout = lay_out(config)
     found = [_field(config, register, 0, offset) for register in layout.header]
+    names = Counter(one.named.name for one in layout.capabilities)
+    seen: Counter[str] = Counter()
     for capability in layout.capabilities:
+        name = capability.named.name
         children = tuple(_field(config, each, capability.at, offset) for each in capability.registers)
         size = max(child.offset + child.size for child in children) - offset - capability.at
         kind = "pci extended capability" if capability.extended else "pci capability"
         found.append(
             Field(
-                capability.named.name,
+                name,
                 kind,
                 offset + capability.at,
                 size,
+                index=seen[name] if names[name] > 1 else None,
                 children=children,
                 meaning=f"{capability.title}, "
                 + (f"the next one is at {capability.next:#x}" if capability.next else "the last one"),
             )
         )
+        seen[name] += 1
     return tuple(_with_gaps(config, sorted(found, key=lambda one: one.offset), offset)), _summary(
         config, layout
     )
@@ -307,7 +319,7 @@ def register_at(config: bytes, offset: int, changed: int = 0) -> str:
         if capability.at <= offset < capability.end:
             within = capability
     if within is not None:
-        return f"byte {offset - within.at:#x} of, or behind, the {within.title}"
+        return f"no register that is known, {offset - within.at:#x} behind the start of the {within.title}"
     return "no register that is known"
 
 
@@ -342,9 +354,7 @@ def _register_text(register: Register, byte: int, changed: int) -> str:
         return f"{', '.join(parts)} in the {register.title}"
     if 0 < len(parts) <= PARTS_NAMED and register.words is None:
         return ", ".join(parts)
-    if register.size > 1:
-        return f"{register.title} (bits {8 * byte} to {8 * byte + 7})"
-    return register.title
+    return f"{register.title} (bits {8 * byte} to {8 * byte + 7})" if register.parts else register.title
 
 
 def _chain_text(layout: Layout, extended: bool) -> str:

@@ -19,7 +19,6 @@ PORTS: Final = {
     pci.PCI_EXP_TYPE_RC_END: "root complex integrated endpoint",
     pci.PCI_EXP_TYPE_RC_EC: "root complex event collector",
 }
-WITHOUT_LINK: Final = (pci.PCI_EXP_TYPE_RC_END, pci.PCI_EXP_TYPE_RC_EC)
 SPEEDS: Final = {
     0: "",
     pci.PCI_EXP_LNKCAP_SLS_2_5GB: "2.5 GT/s",
@@ -333,12 +332,14 @@ EXPRESS_2: Final = (
 
 
 def express(flags: int) -> tuple[Register, ...]:
-    """The registers of the PCI Express capability whose second word is `flags`."""
+    """The registers of the PCI Express capability whose second word is `flags`.
+
+    In version 1 QEMU has those of the link for any device (pcie_cap_v1_fill of hw/pci/pcie.c).
+    """
+    common = (EXPRESS_FLAGS, *EXPRESS_DEVICE, *EXPRESS_LINK)
     if flags & pci.PCI_EXP_FLAGS_VERS >= 2:
-        return (EXPRESS_FLAGS, *EXPRESS_DEVICE, *EXPRESS_LINK, *EXPRESS_SLOT, *EXPRESS_ROOT, *EXPRESS_2)
+        return (*common, *EXPRESS_SLOT, *EXPRESS_ROOT, *EXPRESS_2)
     port = (flags & pci.PCI_EXP_FLAGS_TYPE) >> 4
-    if port in WITHOUT_LINK:
-        return (EXPRESS_FLAGS, *EXPRESS_DEVICE)
     if port in (pci.PCI_EXP_TYPE_ROOT_PORT, pci.PCI_EXP_TYPE_DOWNSTREAM):
-        return (EXPRESS_FLAGS, *EXPRESS_DEVICE, *EXPRESS_LINK, *EXPRESS_SLOT, *EXPRESS_ROOT)
-    return (EXPRESS_FLAGS, *EXPRESS_DEVICE, *EXPRESS_LINK)
+        return (*common, *EXPRESS_SLOT, *EXPRESS_ROOT)
+    return common

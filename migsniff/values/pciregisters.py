@@ -221,8 +221,8 @@ MSI_CONTROL: Final = Register(
     2,
     (
         Part("enabled", pci.PCI_MSI_FLAGS_ENABLE, {0: "disabled", 1: "enabled"}),
-        Part("vectors", pci.PCI_MSI_FLAGS_QMASK, lambda log: f"{1 << log} vectors"),
-        Part("vectors in use", pci.PCI_MSI_FLAGS_QSIZE, lambda log: f"{1 << log} in use"),
+        Part("messages", pci.PCI_MSI_FLAGS_QMASK, lambda log: f"up to {1 << log} messages"),
+        Part("messages in use", pci.PCI_MSI_FLAGS_QSIZE, lambda log: f"{1 << log} in use"),
         Part("64-bit addresses", pci.PCI_MSI_FLAGS_64BIT),
         Part("masks each vector", pci.PCI_MSI_FLAGS_MASKBIT),
     ),

@@ -1,5 +1,7 @@
 """virtio: linux/virtio_*.h of Linux 7.2.13; made by tests/uapi.py."""
 
+VIRTIO_PCI_ISR_CONFIG = 0x2
+VIRTIO_MSI_NO_VECTOR = 0xFFFF
 VIRTIO_PCI_CAP_LEN = 0x2
 VIRTIO_PCI_CAP_CFG_TYPE = 0x3
 VIRTIO_PCI_CAP_BAR = 0x4
