@@ -70,9 +70,14 @@ _PACKAGE_PONGS: Final = (3, 0x42)
 
 
 class MigrationStats:
-    """What is known of one migration. Times are microseconds, as in events; `to_dict` gives seconds."""
+    """What is known of one migration. Times are microseconds, as in events; `to_dict` gives seconds.
 
-    def __init__(self, migration: str, *, source: str = "", destination: str = "") -> None:
+    Of its passes the first FIRST_PASSES and the last `keep_passes` are kept.
+    """
+
+    def __init__(
+        self, migration: str, *, source: str = "", destination: str = "", keep_passes: int = LAST_PASSES
+    ) -> None:
         self.migration = migration
         self.source = source
         self.destination = destination
@@ -92,7 +97,7 @@ class MigrationStats:
         self.ram_sections = 0
         self.live_sections: dict[str, int] = {}
         self.first_passes: list[PassStats] = []
-        self.last_passes: deque[PassStats] = deque(maxlen=LAST_PASSES)
+        self.last_passes: deque[PassStats] = deque(maxlen=keep_passes)
         self.passes = 0
         self.devices = 0
         self.device_bytes = 0
