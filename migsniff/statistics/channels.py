@@ -92,9 +92,10 @@ class Channels(Statistic):
         rows = []
         for (channel, direction), way in sorted(self._ways.items(), key=lambda one: (len(one[0][0]), one[0])):
             lasted = way.last - way.began
+            arrow, part = {"fwd": ">", "rev": "<"}[direction], way.bytes / total if total else None
             rows.append(
                 (
-                    channel, {"fwd": ">", "rev": "<"}[direction], way.bytes, way.bytes / total if total else None,
+                    channel, arrow, way.bytes, part,
                     way.records, way.pages, way.began if stats.elapsed else None,
                     lasted if stats.elapsed else None, way.bytes * 1e6 / lasted if lasted else None,
                     way.waited, way.rtt, way.retransmitted, way.ended,

@@ -32,9 +32,9 @@ COLUMNS: Final = (
 )
 NAMES_SHOWN: Final = 6
 NOTES: Final = (
-    "until: since the source stopped the guest, which the wire tells by SWITCHOVER_START (QEMU 10.0) or by the "
-    "first byte of the first END; before that QEMU has stopped the CPUs and written out disks, which is in its "
-    "own downtime and not in this",
+    "until: since the source stopped the guest, which the wire tells by SWITCHOVER_START (QEMU 10.0) or by "
+    "the first byte of the first END; before that QEMU has stopped the CPUs and written out disks, which is "
+    "in its own downtime and not in this",
     "QEMU hands over what it has gathered of devices in pieces of 32 KiB: those of one piece have one time",
 )
 
@@ -46,14 +46,21 @@ class _Step:
     name: str
     time: int
     bytes: int = 0
-    names: list[str] = field(default_factory=list)
-    count: int = 0
+    names: dict[str, int] = field(default_factory=dict)
+    others: int = 0
+
+    def count(self, what: str) -> None:
+        """Take in one record by its name."""
+        if what in self.names or len(self.names) < NAMES_SHOWN:
+            self.names[what] = self.names.get(what, 0) + 1
+        else:
+            self.others += 1
 
     @property
     def what(self) -> str:
         """What came in it."""
-        more = self.count - len(self.names)
-        return ", ".join(self.names) + (f" and {several(more, 'other')}" if more > 0 else "")
+        names = ", ".join(f"{count} {name}" if count > 1 else name for name, count in self.names.items())
+        return f"{names} and {several(self.others, 'other')}" if self.others else names
 
 
 @statistic("downtime")
@@ -104,9 +111,8 @@ class Downtime(Statistic):
             self._steps.append(step)
         step.time = time
         step.bytes += event.size
-        step.count += bool(what)
-        if what and len(step.names) < NAMES_SHOWN:
-            step.names.append(what)
+        if what:
+            step.count(what)
 
     def table(self, stats: MigrationStats) -> Table:
         """The steps behind the switchover, up to the sign that the guest runs again."""

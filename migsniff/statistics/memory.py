@@ -3,6 +3,7 @@
 from typing import Final
 
 from migsniff.show.migration import MigrationStats
+from migsniff.show.model import PassStats
 from migsniff.statistics.statistic import Statistic, statistic
 from migsniff.statistics.table import Column, Table
 
@@ -43,21 +44,27 @@ class Iterations(Statistic):
         """A row a pass, the one without an end last."""
         rows = []
         for each in stats.all_passes():
-            counts = each.counts
-            taken = each.duration
+            counts, taken = each.counts, each.duration
+            speed = counts.bytes * 1e6 / taken if taken else None
             rows.append(
                 (
-                    each.iteration, each.began, taken, counts.pages, counts.normal, counts.zero, counts.xbzrle,
-                    counts.compressed, counts.resent, counts.bytes,
-                    counts.bytes * 1e6 / taken if taken else None, each.dirty_rate,
-                    "source stopped" if each.final else "running" if each.running else "cut off" if taken is None
-                    and stats.elapsed else "",
+                    each.iteration, each.began, taken, counts.pages, counts.normal, counts.zero,
+                    counts.xbzrle, counts.compressed, counts.resent, counts.bytes, speed, each.dirty_rate,
+                    _state(each, timed=stats.elapsed > 0),
                 )
             )  # fmt: skip
         notes = ["dirtied/s: pages that this pass had to send, by the time that the pass before it took"]
         if others := stats.pass_count - len(rows):
             notes.append(f"{others} passes behind the first {len(stats.first_passes)} are not shown")
         return Table("iterations", "Passes over guest memory", PASS_COLUMNS, rows, tuple(notes))
+
+
+def _state(each: PassStats, *, timed: bool) -> str:
+    if each.final:
+        return "source stopped"
+    if each.running:
+        return "running"
+    return "cut off" if timed and each.ended is None else ""
 
 
 @statistic("ram")

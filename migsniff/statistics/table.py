@@ -37,7 +37,7 @@ class Table(NamedTuple):
             "name": self.name,
             "rows": [
                 {
-                    column.name: value / 1e6 if column.kind == "time" and value is not None else value
+                    column.name: value / 1e6 if column.kind == "time" and isinstance(value, int) else value
                     for column, value in zip(self.columns, row, strict=True)
                 }
                 for row in self.rows
