@@ -18,7 +18,7 @@ from migsniff.core.events import (
 )
 from migsniff.show.latency import REQUESTS
 from migsniff.show.migration import MigrationStats
-from migsniff.show.words import several
+from migsniff.show.words import seconds, several
 from migsniff.statistics.statistic import MAX_ROWS, Statistic, statistic
 from migsniff.statistics.table import Column, Table
 
@@ -31,10 +31,10 @@ COLUMNS: Final = (
     Column("what", "", "text"),
 )
 NAMES_SHOWN: Final = 6
+EARLIER: Final = "QEMU stopped the guest somewhere in between, which its own downtime has and this has not"
 NOTES: Final = (
-    "until: since the source stopped the guest, which the wire tells by SWITCHOVER_START (QEMU 10.0) or by "
-    "the first byte of the first END; before that QEMU has stopped the CPUs and written out disks, which is "
-    "in its own downtime and not in this",
+    "until: since the switchover, which the wire tells by SWITCHOVER_START (QEMU 10.0) or the first byte of "
+    "the first END",
     "QEMU hands over what it has gathered of devices in pieces of 32 KiB: those of one piece have one time",
 )
 
@@ -140,4 +140,6 @@ class Downtime(Statistic):
             before = step.time
         sign = downtime[1] if downtime else "the end: no sign that the guest runs again"
         title = f"Downtime {total / 1e3:.3f} ms, from the switchover to {sign}"
-        return Table("downtime", title, COLUMNS, rows, NOTES)
+        heard = seconds(max(0, switchover - (stats.heard_before or 0)))
+        earlier = f"{heard} before the switchover guest memory still came: {EARLIER}"
+        return Table("downtime", title, COLUMNS, rows, (earlier, *NOTES))

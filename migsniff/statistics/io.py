@@ -58,7 +58,7 @@ class Io(Statistic):
             row[3] += event.normal + event.zero
 
     def _block(self, time: int, event: Blocked) -> None:
-        """A channel's destination takes nothing: the time from the first that does not to the last that does."""
+        """A channel's destination takes nothing; what counts is the time in which any of them does not."""
         if event.direction != "fwd" or len(self._blocked) >= MAX_ROWS:
             return
         if event.blocked:
