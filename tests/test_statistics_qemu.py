@@ -34,6 +34,6 @@ def test_downtime(version: str, caps: list[str], tmp_path: Path) -> None:
     assert table["rows"][-1]["what"].endswith("SHUT 0")
     total = table["rows"][-1]["at"]
     assert sum(row["took"] for row in table["rows"]) == pytest.approx(total)
-    # QEMU counts in whole milliseconds, from before it stops the guest until it has read SHUT; the relay takes
-    # the time when it has sent SHUT on, and may be kept from that for some scheduler's slices
+    # QEMU counts in whole milliseconds, from before it stops the guest until it has read SHUT; the relay
+    # takes the time when it has sent SHUT on, and may be kept from that for some scheduler's slices
     assert 0 < total * 1000 <= result.source["downtime"] + 10
