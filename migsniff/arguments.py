@@ -26,6 +26,7 @@ def parser() -> argparse.ArgumentParser:
     _add_descriptions(
         commands.add_parser("descriptions", help="what is remembered of devices, to name their fields early")
     )
+    _add_fields(commands.add_parser("fields", help="the fields that -Y and -e can name"))
     _add_demo(commands.add_parser("demo", help="a real migration through the proxy, to see what it shows"))
     return top
 
@@ -164,6 +165,22 @@ def _add_analyze(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output-dir", default=".", metavar="DIR", help="where -x puts them (default: here)")
 
 
+def _add_fields(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "List the fields that display filters and columns can name, with their types. Fields of devices are "
+        "those that descriptions tell: remembered ones, and those of the captures that are given."
+    )
+    parser.add_argument(
+        "what",
+        nargs="*",
+        metavar="CAPTURE|PATTERN",
+        help="a capture or dump, whose device fields to list; what is no file is a pattern that a name must "
+        'match: "ram.*", "device.pckbd*"',
+    )
+    parser.add_argument("-T", dest="format", choices=("text", "json"), default="text", help="output format")
+    _add_known(parser)
+
+
 def _add_demo(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Run a real migration between two QEMUs through the proxy; without QEMU, play a bundled capture."
@@ -184,7 +201,35 @@ def _add_log(parser: argparse.ArgumentParser) -> None:
     log = parser.add_argument_group("log")
     log.add_argument("-V", dest="verbose", action="store_true", help="print the field tree of each record")
     log.add_argument(
-        "-T", dest="format", choices=("text", "json", "ndjson"), default="text", help="output format"
+        "-T",
+        dest="format",
+        choices=("text", "json", "ndjson", "fields"),
+        default="text",
+        help="output format; fields: the columns that -e picks",
+    )
+    log.add_argument(
+        "-Y",
+        dest="wanted",
+        metavar="FILTER",
+        help='only records that match: section.name == "timer" && size > 100 (docs/filter.md; `migsniff '
+        "fields` lists the names)",
+    )
+    log.add_argument(
+        "-e",
+        dest="columns",
+        action="append",
+        default=[],
+        metavar="FIELD",
+        help="with -T fields: a column (repeatable)",
+    )
+    log.add_argument(
+        "-E",
+        dest="layout",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="with -T fields: header=y|n, separator=/t|/s|CHARACTER, aggregator=CHARACTER, occurrence=f|l|a, "
+        "quote=d|s|n",
     )
     log.add_argument(
         "-t",

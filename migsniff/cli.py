@@ -14,6 +14,8 @@ from migsniff.arguments import parser
 from migsniff.core.errors import CaptureError, UsageError
 
 if TYPE_CHECKING:
+    from migsniff.filter.compile import Column, Filter
+    from migsniff.show.columns import Layout
     from migsniff.show.log import LogOptions
 
 FINE, BAD, USAGE, BUG = 0, 1, 2, 3
@@ -138,6 +140,12 @@ def _export(options: argparse.Namespace) -> int:
     return export(options.file, options.pcapng)
 
 
+def _fields(options: argparse.Namespace) -> int:
+    from migsniff.fields import fields
+
+    return fields(options)
+
+
 def _demo(options: argparse.Namespace) -> int:
     from migsniff.demo import demo
 
@@ -158,6 +166,7 @@ RUN: Final[dict[str, Callable[[argparse.Namespace], int]]] = {
     "export": _export,
     "analyze": _analyze,
     "descriptions": _descriptions,
+    "fields": _fields,
     "demo": _demo,
 }
 
@@ -167,6 +176,7 @@ def log_options(options: argparse.Namespace) -> "LogOptions":
     from migsniff.show.log import LogOptions
 
     stops = dict(options.autostop)
+    wanted, columns, layout = _selection(options)
     return LogOptions(
         format=options.format,
         verbose=options.verbose,
@@ -176,8 +186,24 @@ def log_options(options: argparse.Namespace) -> "LogOptions":
         count=options.count,
         statistics=tuple(options.statistics),
         quiet=options.quiet,
+        wanted=wanted,
+        columns=columns,
+        layout=layout,
         duration=stops.get("duration"),
         size=stops.get("size"),
         prefix=options.command == "proxy" and len(options.listen) > 1,
         color=sys.stdout.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb",
     )
+
+
+def _selection(options: argparse.Namespace) -> "tuple[Filter | None, tuple[Column, ...], Layout]":
+    """Which records, and what of them: -Y, -e and -E."""
+    from migsniff.filter.compile import Column, Filter
+    from migsniff.show.columns import Layout
+
+    wanted = None if options.wanted is None else Filter(options.wanted)
+    if (options.format == "fields") != bool(options.columns):
+        raise UsageError("-T fields and -e FIELD need each other")
+    if options.layout and not options.columns:
+        raise UsageError("-E is for -T fields")
+    return wanted, tuple(map(Column, options.columns)), Layout.of(options.layout)

@@ -43,13 +43,13 @@ class Found(NamedTuple):
 
 
 class Device(NamedTuple):
-    """A path in the state of a device: its name, and the parts behind it, in lower case none of it."""
+    """A path in the state of a device: its name, and the parts behind it."""
 
     name: str
     path: tuple[Part, ...]
 
     def has(self, section: DeviceSection) -> bool:
-        """Whether a section is of this device: by its idstr or the last part of that, with its instance or not."""
+        """Whether a section is of this device: by its idstr or that's last part, with its instance or not."""
         idstr, name = section.idstr, self.name
         if idstr == name or idstr.rpartition("/")[2] == name:
             return True
@@ -126,7 +126,11 @@ def _element(field: Field, index: int) -> Found | None:
 def written(parts: Iterable[Part]) -> str:
     """A path as it is written in a filter, behind what it is a path in."""
     return "".join(
-        f"[{part}]" if isinstance(part, int) else f".{part}" if _PLAIN.fullmatch(part) else f"[{_quoted(part)}]"
+        f"[{part}]"
+        if isinstance(part, int)
+        else f".{part}"
+        if _PLAIN.fullmatch(part)
+        else f"[{_quoted(part)}]"
         for part in parts
     )
 

@@ -12,7 +12,7 @@ ANYTHING: Final = (Kind.NUMBER, Kind.SECONDS, Kind.BOOLEAN, Kind.TEXT, Kind.BYTE
 
 @dataclass(frozen=True, slots=True)
 class Function:
-    """`takes`: kinds of values, the first of which a field of device state is taken as. `gives`: None: as it takes.
+    """`takes`: kinds of values; a field of device state is taken as the first. `gives`: None: as it takes.
 
     `whole`: it is called with the list of all values, not with each; `most`: arguments that it takes.
     """

@@ -1,6 +1,7 @@
 """The text of a filter becomes a tree; what is wrong with it is a FilterError at its place."""
 
 import re
+from collections.abc import Iterable
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, cast
 
@@ -126,7 +127,7 @@ _RELATIONS: Final[dict[str, Relation]] = {
     "ge": ">=",
     "le": "<=",
 }
-_UNITS: Final = {"ms": 1e-3, "us": 1e-6, "s": 1.0}
+_UNITS: Final = {"ms": -3, "us": -6, "s": 0}  # powers of ten
 _ESCAPE: Final = re.compile(
     r"\\(?:x([0-9a-fA-F]{1,2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|([0-7]{1,3})|(.))", re.DOTALL
 )
@@ -186,9 +187,10 @@ class _Reader:
             self.fail("a text without its closing quote", at, len(text))
         if isinstance(error, UnexpectedCharacters) and text.startswith("'", at):
             self.fail('a text stands in "double quotes"', at, end)
-        expected = {str(one) for one in (getattr(error, "accepts", None) or getattr(error, "expected", ()))}
-        if isinstance(error, UnexpectedCharacters):
-            expected = {str(one) for one in error.allowed or ()}
+        allowed: Iterable[Any] | None = (
+            error.allowed if isinstance(error, UnexpectedCharacters) else getattr(error, "expected", None)
+        )
+        expected = set(map(str, allowed or ()))
         words = [word for terminal, word in _WORDS.items() if terminal in expected]
         what = "the expression ends here" if ended else "this is not understood here"
         self.fail(f"{what}; expected: {', '.join(words) or 'nothing more'}", at, end)
@@ -199,7 +201,7 @@ class _Reader:
         from lark import Token
 
         assert not isinstance(tree, Token)
-        start, end = cast("int", tree.meta.start_pos), cast("int", tree.meta.end_pos)
+        start, end = tree.meta.start_pos, tree.meta.end_pos
         if depth > MAX_DEPTH:
             self.fail(f"nested more than {MAX_DEPTH} levels deep", start, end)
         children: list[Any] = tree.children
@@ -249,9 +251,9 @@ class _Reader:
                     start, end, _RELATIONS.get(word, cast("Relation", word)), left, right, quantifier
                 )
             case "contains":
-                return Contains(start, end, *below, quantifier)
+                return Contains(start, end, below[0], below[1], quantifier)
             case "matches":
-                return Matches(start, end, *below, quantifier)
+                return Matches(start, end, below[0], below[1], quantifier)
         items = tuple(self._item(child, depth + 1) for child in children[-1].children)
         within = Within(start, end, below[0], items, quantifier)
         return within if kind == "within" else Not(start, end, within)
@@ -305,9 +307,10 @@ class _Reader:
         text = token.lower()
         digits = text.lstrip("-")
         if not digits.startswith("0x"):
-            for unit, seconds in _UNITS.items():
+            for unit, power in _UNITS.items():
                 if text.endswith(unit):
-                    return Value(start, end, float(text.removesuffix(unit)) * seconds, unit=True)
+                    seconds = float(f"{text.removesuffix(unit)}e{power}")
+                    return Value(start, end, seconds, unit=True)
         if "." in digits:
             return Value(start, end, float(text))
         base = 16 if digits.startswith("0x") else 2 if digits.startswith("0b") else 10

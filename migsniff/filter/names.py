@@ -54,7 +54,7 @@ from migsniff.filter.descriptions import ARGUMENTS, DESCRIPTIONS
 
 Scalar = bool | int | float | str | bytes
 Get = Callable[[Any, int, str], Any]
-"""(event, its time in microseconds, the migration's id) -> a value, None, or if there may be many a sequence."""
+"""(event, its time in microseconds, the migration's id) -> a value or None; where there may be many, all."""
 
 
 class Kind(StrEnum):
@@ -174,7 +174,7 @@ def _own(cls: type[Event]) -> dict[str, str]:
     """The prefix of each attribute that not every record has."""
     common, section = set(Event.__struct_fields__), set(Section.__struct_fields__)
     own = {name: PREFIXES[cls][0] for name in cls.__struct_fields__ if name not in common}
-    return own | ({name: "section" for name in section - common} if issubclass(cls, Section) else {})
+    return own | (dict.fromkeys(section - common, "section") if issubclass(cls, Section) else {})
 
 
 Step = tuple[str, bool]

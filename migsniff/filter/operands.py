@@ -13,9 +13,6 @@ from migsniff.filter.devices import Device, Found
 from migsniff.filter.names import Get, Kind, Name, Scalar, Source
 from migsniff.filter.tree import Span
 
-MAX_TEXT: Final = 1 << 16  # characters or bytes of a value that are searched
-MAX_SHOWN: Final = 256
-
 _RANK: Final = {word: rank for rank, word in enumerate(SEVERITIES)}
 Values = Callable[[Any, int, str], Iterable[Any]]
 
@@ -49,7 +46,7 @@ class Operand:
     constant: Scalar | None = None
 
     def bind(self, cls: type[Event], *, shown: bool = False) -> Bound | None:
-        """Its values in records of type `cls`; None if those have none. `shown`: those that a column shows."""
+        """Its values in records of type `cls`, or None. `shown`: as a column shows them."""
         raise NotImplementedError
 
     def as_kind(self, kind: Kind) -> "Operand":
@@ -69,9 +66,10 @@ class Field(Operand):
         sources = [one for one in self.name.sources.get(cls, ()) if not (shown and one.hidden)]
         if not sources:
             return None
-        if len(sources) == 1:
-            return self._ranked(sources[0])
-        each = [self._ranked(source).values for source in sources]
+        bound = [Bound(one.get, one=not one.many) if shown else self._ranked(one) for one in sources]
+        if len(bound) == 1:
+            return bound[0]
+        each = [one.values for one in bound]
 
         def values(event: Any, time: int, migration: str) -> list[Any]:
             return [value for get in each for value in get(event, time, migration)]
@@ -103,12 +101,17 @@ class DeviceField(Operand):
     `kind` is what its values are to be compared with; one without that kind has none.
     """
 
-    def __init__(self, device: Device, kind: Kind = Kind.DEVICE) -> None:
+    def __init__(self, device: Device, kind: Kind = Kind.DEVICE, *, searched: bool = False) -> None:
         self.device = device
         self.kind = kind if device.path else Kind.RECORD
+        self._searched = searched
 
     def as_kind(self, kind: Kind) -> Operand:
         return DeviceField(self.device, kind) if self.device.path else self
+
+    def to_search(self) -> Operand:
+        """Its texts, and the bytes of what has none."""
+        return DeviceField(self.device, Kind.TEXT, searched=True)
 
     def bind(self, cls: type[Event], *, shown: bool = False) -> Bound | None:
         if cls is not DeviceSection:
@@ -116,7 +119,7 @@ class DeviceField(Operand):
         device = self.device
         if not device.path:
             return Bound(lambda event, time, migration: True if device.has(event) else None, one=True)
-        found, turn = device.found, plain if shown else _AS[self.kind]
+        found, turn = device.found, plain if shown else _searched if self._searched else _AS[self.kind]
 
         def values(event: Any, time: int, migration: str) -> list[Any]:
             return [value for one in found(event) for value in turn(one)]
@@ -132,7 +135,7 @@ def _numbers(found: Found) -> list[Any]:
 
 
 def _texts(found: Found) -> list[str]:
-    """Text, and what a value means; of what is only bytes, those."""
+    """Text, and what a value means."""
     value = found.value
     texts = [element for element in value if isinstance(element, str)] if isinstance(value, tuple) else []
     if isinstance(value, str):
@@ -144,6 +147,10 @@ def _texts(found: Found) -> list[str]:
 
 def _octets(found: Found) -> list[bytes]:
     return [found.raw] if found.raw else []
+
+
+def _searched(found: Found) -> list[Any]:
+    return _texts(found) or _octets(found)
 
 
 def plain(found: Found) -> list[Any]:

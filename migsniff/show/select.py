@@ -1,4 +1,6 @@
-"""Which events a reader asked for with --section."""
+"""Which events a reader asked for with --section, and (`Wanted`) with -Y."""
+
+from collections.abc import Callable
 
 from migsniff.core.events import (
     DirtySync,
@@ -10,6 +12,9 @@ from migsniff.core.events import (
     Undecodable,
     Verdict,
 )
+
+Wanted = Callable[[str, int, Event], bool]
+"""(the migration's id, time in microseconds, event) -> whether a display filter lets it through."""
 
 
 def selected(sections: set[str] | None, event: Event) -> bool:
