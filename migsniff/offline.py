@@ -56,6 +56,9 @@ def read(
         log.close()
     if log.error is not None:
         raise log.error
+    if options.wanted is not None:
+        for said in options.wanted.notes():
+            print(f"migsniff: {said}", file=sys.stderr)
     return code
 
 

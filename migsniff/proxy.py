@@ -25,6 +25,7 @@ from migsniff.live import LiveMigration, Migrations
 from migsniff.pipeline import Pipeline, Sink
 from migsniff.show.info import status_line
 from migsniff.show.log import Log, LogOptions
+from migsniff.show.matching import Matching
 from migsniff.show.output import Output
 from migsniff.show.stats import MAX_FINISHED, Stats
 from migsniff.show.ui import LiveView, usable
@@ -77,6 +78,7 @@ class Proxy:
         self._tables_later: deque[tuple[str, list[Table]]] = deque(maxlen=MAX_FINISHED)
         self.log: Log | None = None
         self.view: LiveView | None = None
+        self.matching: Matching | None = None
         self._log_options = log_options
         self._messages = Output(2, flush_each=True)
         self._migrations = Migrations(self._begin)
@@ -132,7 +134,11 @@ class Proxy:
         console = Console()
         if not options.log and self._log_options.format == "text" and usable(console):
             listening = [address for relay in self.relays for address in relay.addresses]
-            self.view = LiveView(self.stats.by_migration, console, listening=listening)
+            if self._log_options.wanted is not None:
+                self.matching = Matching(self._log_options.wanted)
+            self.view = LiveView(
+                self.stats.by_migration, console, listening=listening, matching=self.matching
+            )
             self.view.start()
         elif not options.no_decode:
             self.log = Log(self._log_options, 1, blocking=False)
@@ -141,7 +147,7 @@ class Proxy:
         """A migration begins: its session, whoever shows it, and its capture."""
         options = self.options
         session = Session(
-            fields=self.log is not None and self._log_options.fields,
+            fields=self._log_options.fields if self.log is not None else self._log_options.looked_at,
             note_omitted=not options.no_save,
             breathe=True,
             budget=self._budget,
@@ -155,6 +161,9 @@ class Proxy:
                 self.log.several()
             self.log.begins(migration, started)
             sinks.append(self.log)
+        if self.matching is not None:
+            self.matching.begins(migration, started, several=bool(self.running))
+            sinks.append(self.matching)
         if self._log_options.statistics:
             sinks.append(self._statistics)
         capture = None if options.no_save else self._capture(migration, started)
@@ -254,6 +263,9 @@ class Proxy:
             if not capture.join(max(0.0, deadline - time.monotonic())):
                 self.say(f"the disk did not take the capture in {capture.path} in time")
         self._known.close(max(0.0, deadline - time.monotonic()))
+        if (wanted := self._log_options.wanted) is not None and wanted.failed is not None:
+            for said in wanted.notes():
+                self.say(said)
         if self.view is not None:
             self.view.stop()
         self._statistics.close()

@@ -1,7 +1,7 @@
 """A filter, compiled: for each type of record a test, or the answer where nothing has to be looked at."""
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 from migsniff.core.events import Event
@@ -42,10 +42,19 @@ class Filter:
     def __init__(self, expression: str) -> None:
         self.expression = expression
         test = parse(expression)
-        bind = _Compiler(expression).test(test)
+        self._resolver = Resolver(expression)
+        bind = _Compiler(self._resolver).test(test)
         self._answers = {cls: bind(cls) for cls in PREFIXES}
         self.fields = any(_looks_inside(path) for path in tree.paths(test))
         self.failed: str | None = None
+
+    def notes(self) -> Iterator[str]:
+        """What a user should know of the filter once all records have passed."""
+        resolver = self._resolver
+        for name in sorted({str(device) for device in resolver.devices if device not in resolver.seen}):
+            yield f"no record in which {name} was looked for has it (`migsniff fields CAPTURE` lists those)"
+        if self.failed is not None:
+            yield f"the filter failed with some record ({self.failed}): a bug, please report it"
 
     def __call__(self, migration: str, time: int, event: Event) -> bool:
         """Whether the event matches. Never raises."""
@@ -92,8 +101,8 @@ def _looks_inside(path: tree.Path) -> bool:
 class _Compiler:
     """Turns a tree into what binds it to types of records."""
 
-    def __init__(self, expression: str) -> None:
-        self._resolver = Resolver(expression)
+    def __init__(self, resolver: Resolver) -> None:
+        self._resolver = resolver
 
     def test(self, node: tree.Test) -> Bind:
         match node:

@@ -48,6 +48,9 @@ class Device(NamedTuple):
     name: str
     path: tuple[Part, ...]
 
+    def __str__(self) -> str:
+        return "device" + written((self.name, *self.path))
+
     def has(self, section: DeviceSection) -> bool:
         """Whether a section is of this device: by its idstr or that's last part, with its instance or not."""
         idstr, name = section.idstr, self.name

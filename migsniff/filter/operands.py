@@ -98,20 +98,24 @@ class Literal(Operand):
 class DeviceField(Operand):
     """A field of device state, or (without a path) whether a record is of the device.
 
-    `kind` is what its values are to be compared with; one without that kind has none.
+    `kind` is what its values are to be compared with; one without that kind has none. It is put into `seen`
+    when a record has it.
     """
 
-    def __init__(self, device: Device, kind: Kind = Kind.DEVICE, *, searched: bool = False) -> None:
+    def __init__(
+        self, device: Device, seen: set[Device], kind: Kind = Kind.DEVICE, *, searched: bool = False
+    ) -> None:
         self.device = device
+        self._seen = seen
         self.kind = kind if device.path else Kind.RECORD
         self._searched = searched
 
     def as_kind(self, kind: Kind) -> Operand:
-        return DeviceField(self.device, kind) if self.device.path else self
+        return DeviceField(self.device, self._seen, kind) if self.device.path else self
 
     def to_search(self) -> Operand:
         """Its texts, and the bytes of what has none."""
-        return DeviceField(self.device, Kind.TEXT, searched=True)
+        return DeviceField(self.device, self._seen, Kind.TEXT, searched=True)
 
     def bind(self, cls: type[Event], *, shown: bool = False) -> Bound | None:
         if cls is not DeviceSection:
@@ -119,10 +123,13 @@ class DeviceField(Operand):
         device = self.device
         if not device.path:
             return Bound(lambda event, time, migration: True if device.has(event) else None, one=True)
-        found, turn = device.found, plain if shown else _searched if self._searched else _AS[self.kind]
+        seen, turn = self._seen, plain if shown else _searched if self._searched else _AS[self.kind]
 
         def values(event: Any, time: int, migration: str) -> list[Any]:
-            return [value for one in found(event) for value in turn(one)]
+            found = device.found(event)
+            if found:
+                seen.add(device)
+            return [value for one in found for value in turn(one)]
 
         return Bound(values)
 

@@ -19,6 +19,8 @@ class Resolver:
 
     def __init__(self, expression: str) -> None:
         self._expression = expression
+        self.devices: list[Device] = []
+        self.seen: set[Device] = set()
 
     def fail(self, message: str, place: tree.Place) -> NoReturn:
         raise FilterError(message, self._expression, place.start, place.end)
@@ -59,7 +61,9 @@ class Resolver:
         path = tuple(
             part for given in rest for part in ((given,) if isinstance(given, int) else parts_of(given))
         )
-        found = DeviceField(Device(name, path))
+        found = DeviceField(Device(name, path), self.seen)
+        if path:
+            self.devices.append(found.device)
         return self._sliced(found, node.spans, node) if node.spans else found
 
     def _sliced(self, of: Operand, spans: tuple[tree.Span, ...], node: tree.Path) -> Operand:

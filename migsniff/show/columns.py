@@ -35,7 +35,7 @@ class Layout:
         for option in options:
             name, _, value = option.partition("=")
             match name, value:
-                case ("separator" | "aggregator"), _ if value in _SEPARATORS or (
+                case (("separator" | "aggregator"), _) if value in _SEPARATORS or (
                     len(value) == 1 and value.isprintable()
                 ):
                     setattr(layout, name, _SEPARATORS.get(value, value))
@@ -44,7 +44,7 @@ class Layout:
                 case "header", ("y" | "n"):
                     layout.header = value == "y"
                 case "occurrence", ("f" | "l" | "a"):
-                    layout.occurrence = value  # type: ignore[assignment]
+                    layout.occurrence = value
                 case _:
                     raise UsageError(
                         f"-E {escape(option)}: it takes header=y|n, separator=/t|/s|CHARACTER, "
@@ -103,7 +103,13 @@ class ColumnsLog:
         layout = self._layout
         cells = []
         for values in rows:
-            shown = values[:1] if layout.occurrence == "f" else values[-1:] if layout.occurrence == "l" else values
+            shown = (
+                values[:1]
+                if layout.occurrence == "f"
+                else values[-1:]
+                if layout.occurrence == "l"
+                else values
+            )
             text = escape(layout.aggregator.join(shown)) if shown else ""
             if layout.quote:
                 text = f"{layout.quote}{text.replace(layout.quote, layout.quote * 2)}{layout.quote}"
