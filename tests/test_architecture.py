@@ -173,6 +173,14 @@ def test_importing_the_package_loads_nothing() -> None:
     assert done.stdout.split() == ["migsniff"]
 
 
+def test_parsers_of_filters_are_loaded_when_there_is_one() -> None:
+    code = (
+        "import sys, migsniff.show.log, migsniff.cli; print(*{'lark', 're2', 'difflib'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
 # ---------------------------------------------------------------- problems
 
 
