@@ -49,6 +49,7 @@ class DeviceStates:
         self.dropped = ""
         self.seen: set[int] = set()
         self.assumptions = Assumptions(context)
+        self.head = b""  # the header of the section that is being read
         self.where = ""
         """Behind a stream that was cut off: the field in which it ends, if one can be named."""
 
@@ -57,11 +58,13 @@ class DeviceStates:
     def section(self, queue: ByteQueue, facts: SectionFacts, header: bytes, limit: int | None) -> Steps:
         """Read a payload of unknown length and its footer. `limit`: wire offset where the package ends."""
         start = queue.at - len(header)
+        self.head = header
         self.seen.add(facts.section_id)
         payload = bytearray()
         found = yield from search_end(queue, facts, payload, self.context, self.seen, limit)
         if found is None:
             yield from self._cut_off(facts, payload, start, len(header))
+        self.head = b""
         length = found or 0
         footer = FOOTER_SIZE if self.context.footers else 0
         size = len(header) + length + footer

@@ -52,6 +52,7 @@ class MultifdReader:
         self.queue = queue
         self.context = context
         self.where = "the hello"
+        self.head = b""  # of the packet that is being read, without its addresses
         self._inflaters: dict[int, Inflater | None] = {}
         self._since = 0  # where the packets since the last SYNC begin
         self._packets = 0
@@ -67,6 +68,7 @@ class MultifdReader:
             queue.mark = queue.at
             yield from queue.wait(HEAD)
             self.where = "a packet"
+            self.head = bytes(queue.data[queue.pos : queue.pos + HEAD])
             magic, version, flags = (U32.unpack_from(queue.data, queue.pos + at)[0] for at in (0, 4, 8))
             self._check(magic, version)
             if flags & MultifdFlag.DEVICE_STATE:

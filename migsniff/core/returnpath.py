@@ -35,6 +35,8 @@ PIECE = 1 << 16  # bytes of a received bitmap that are looked at together
 class ReturnPathReader:
     """Parses the messages; `shut` is the value of the last one, None before it came."""
 
+    head = b""
+
     def __init__(self, channel: str, queue: ByteQueue, context: Context) -> None:
         self.channel = channel
         self.queue = queue

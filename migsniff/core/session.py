@@ -351,10 +351,11 @@ class Session:
                 connection, *(classify(head, self.context, ended=True) or ("unknown", ""))
             )
         decoder = self._last = connection.decoders.get(ended.direction)
-        where = ""
+        where, inside, evidence = "", 0, ""
         if decoder is not None:
             yield from self._close(connection, decoder)
             where = decoder.where
+            inside, evidence = decoder.inside
         if ended.direction == "fwd" and (back := connection.return_path) is not None:
             # a destination answers SHUT 1 to a source that cancels
             connection.shut_behind_end = ended.by == "source" and back.shut is None
@@ -373,6 +374,8 @@ class Session:
             by=ended.by,
             error=ended.error,
             where=where,
+            inside=inside,
+            evidence=evidence,
         )
 
     def _close(self, connection: Connection, decoder: DirectionDecoder) -> Iterator[Event]:

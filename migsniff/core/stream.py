@@ -81,6 +81,11 @@ class MainReader:
         return f"the package, {item}" if self.in_package else item
 
     @property
+    def head(self) -> bytes:
+        """The header of the page record whose contents are being read, or of the FULL section."""
+        return self.ram.head if self.ram.where else self.devices.head
+
+    @property
     def between_iterations(self) -> bool:
         """Whether all sections are complete but for a footer, and more iterations were to come.
 
