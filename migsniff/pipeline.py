@@ -5,6 +5,7 @@ from typing import Protocol
 
 from migsniff.core.events import BREATH, Arrival, Chunk, Event, Undecodable, Verdict
 from migsniff.core.session import Session
+from migsniff.expert import themes as themes  # registers the rules
 from migsniff.expert.rules import Expert
 from migsniff.show.stats import Stats
 

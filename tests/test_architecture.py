@@ -90,7 +90,11 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "show": ("values", "filter"),
 }
 """The rooms beside core, and what each may import of the others."""
-ALSO_SEEN = {"values": {"migsniff.core.registry"}, "compare": {"migsniff.core.vmdesc"}}
+ALSO_SEEN = {
+    "values": {"migsniff.core.registry"},
+    "compare": {"migsniff.core.vmdesc"},
+    "expert": {"migsniff.show.words"},
+}
 SEEN_OUTSIDE = {
     "migsniff.core.events",
     "migsniff.core.errors",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 import msgspec
 from msgspec import Meta
 
+from migsniff.core.errors import PROBLEM_SEVERITIES, StreamProblem
 from migsniff.core.wire import RamFlag
 
 if TYPE_CHECKING:
@@ -569,6 +570,30 @@ class Finding(Event, frozen=True, tag="finding", kw_only=True, omit_defaults=Tru
     section: str = ""
     field: str = ""
     evidence: str = ""
+
+
+def problem_finding(
+    problem: StreamProblem,
+    *,
+    channel: str,
+    direction: Direction,
+    offset: int,
+    size: int = 0,
+    section: str = "",
+    evidence: bytes = b"",
+) -> Finding:
+    """A problem with which decoding goes on."""
+    return Finding(
+        channel=channel,
+        direction=direction,
+        offset=offset,
+        size=size,
+        severity=PROBLEM_SEVERITIES.get(problem.code, "error"),
+        code=problem.code,
+        message=problem.text,
+        section=section,
+        evidence=evidence[:EVIDENCE].hex(),
+    )
 
 
 class DirectionEnded(Event, frozen=True, tag="end", kw_only=True, omit_defaults=True):

@@ -20,6 +20,7 @@ from migsniff.core.events import (
     MultifdSync,
     RamPages,
     Undecodable,
+    problem_finding,
 )
 from migsniff.core.multifdmethods import METHODS, NONE, Inflater, Method
 from migsniff.core.pages import GuestBlock, Tallies, Tally, fold, summary
@@ -114,14 +115,12 @@ class MultifdReader:
         self._since = self.queue.at
 
     def _finding(self, code: str, **details: object) -> Finding:
-        return Finding(
+        return problem_finding(
+            StreamProblem(code, **details),
             channel=self.channel,
             direction="fwd",
             offset=self.queue.mark,
             size=self.queue.at - self.queue.mark,
-            severity="error",
-            code=code,
-            message=StreamProblem(code, **details).text,
         )
 
     # ------------------------------------------------------------ a packet with pages

@@ -10,7 +10,7 @@ import numpy as np
 from migsniff.core.bytequeue import ByteQueue, Steps
 from migsniff.core.context import Context
 from migsniff.core.errors import StreamProblem
-from migsniff.core.events import ColoMessage, Event, Finding, ReturnPathMessage
+from migsniff.core.events import ColoMessage, Event, Finding, ReturnPathMessage, problem_finding
 from migsniff.core.faults import Request
 from migsniff.core.messages import RETURN_PATH, Arguments
 from migsniff.core.pages import GuestBlock
@@ -169,12 +169,10 @@ class ReturnPathReader:
         return finding
 
     def _finding(self, code: str, at: int, **details: object) -> Finding:
-        return Finding(
+        return problem_finding(
+            StreamProblem(code, **details),
             channel=self.channel,
             direction="rev",
             offset=at,
             size=self.queue.at - at,
-            severity="warn",
-            code=code,
-            message=StreamProblem(code, **details).text,
         )

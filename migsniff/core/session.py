@@ -10,7 +10,7 @@ from migsniff.core.channel import CLASSIFY, DirectionDecoder, PreemptReader, cla
 from migsniff.core.colo import read_stream
 from migsniff.core.context import Context
 from migsniff.core.devices import DeviceStateBudget
-from migsniff.core.errors import StreamProblem, problem_text
+from migsniff.core.errors import StreamProblem
 from migsniff.core.events import (
     Arrival,
     Assumed,
@@ -21,7 +21,6 @@ from migsniff.core.events import (
     DirectionEnded,
     Ended,
     Event,
-    Finding,
     Learned,
     LearnedTls,
     Noted,
@@ -29,6 +28,7 @@ from migsniff.core.events import (
     TcpInfo,
     TlsFacts,
     Verdict,
+    problem_finding,
 )
 from migsniff.core.multifd import MultifdReader
 from migsniff.core.pagesize import FIRST_PAGES
@@ -144,21 +144,13 @@ class Session:
         requests = self.context.requests
         if requests.waiting:
             oldest = next(iter(requests.waiting.values()))
-            message = problem_text(
+            problem = StreamProblem(
                 "requests-unanswered",
                 count=len(requests.waiting) + requests.forgotten,
                 start=oldest.address,
                 name=oldest.block.name,
             )
-            yield Finding(
-                channel=oldest.channel,
-                direction="rev",
-                offset=oldest.offset,
-                size=0,
-                severity="note",
-                code="requests-unanswered",
-                message=message,
-            )
+            yield problem_finding(problem, channel=oldest.channel, direction="rev", offset=oldest.offset)
 
     def detach(self) -> None:
         """Within an iteration of `feed`: the chunk's data is wanted back, what is still needed is copied."""
@@ -395,15 +387,7 @@ class Session:
         for channel, syncs in facts.syncs.items() if finished else ():
             if syncs != expected:
                 problem = StreamProblem("multifd-syncs", found=syncs, expected=expected)
-                yield Finding(
-                    channel=channel,
-                    direction="fwd",
-                    offset=0,
-                    size=0,
-                    severity="warn",
-                    code=problem.code,
-                    message=problem.text,
-                )
+                yield problem_finding(problem, channel=channel, direction="fwd", offset=0)
         if facts.end is not None:
             yield from memory.last_pass(*facts.end)
 

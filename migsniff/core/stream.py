@@ -21,6 +21,7 @@ from migsniff.core.events import (
     RamSection,
     SectionType,
     Undecodable,
+    problem_finding,
 )
 from migsniff.core.livesections import live_section
 from migsniff.core.messages import COMMANDS, Arguments, resumed_command
@@ -468,13 +469,10 @@ class MainReader:
         )
 
     def _finding(self, offset: int, code: str, **details: object) -> Finding:
-        problem = StreamProblem(code, **details)
-        return Finding(
+        return problem_finding(
+            StreamProblem(code, **details),
             channel=self.channel,
             direction="fwd",
             offset=offset,
             size=self.queue.at - offset,
-            severity="warn",
-            code=code,
-            message=problem.text,
         )

@@ -1,0 +1,159 @@
+"""Where sections and footers disagree, and what came in an order in which it cannot be right."""
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+from migsniff.core.events import (
+    ColoMessage,
+    CommandSent,
+    DeviceSection,
+    Event,
+    Finding,
+    Header,
+    LiveSection,
+    LoosePages,
+    Package,
+    RamSection,
+    Section,
+    Undecodable,
+)
+from migsniff.expert.codes import finding
+from migsniff.expert.evidence import section_footer, section_header
+from migsniff.expert.rules import Rule, rule
+from migsniff.show.words import name, several
+
+MAX_TOLD = 32  # findings of a kind: a hostile stream has as many sections as it likes
+
+
+def called(section: Section) -> str:
+    """A section as findings name it: idstr/instance."""
+    return f"{section.idstr}/{section.instance_id}"
+
+
+@rule("section-misfit", "footer-missing")
+class Framing(Rule):
+    """What stands where a section or its footer should: which section came before it, and its last bytes."""
+
+    watches: ClassVar = (Header, RamSection, LiveSection, DeviceSection, Undecodable)
+
+    def __init__(self) -> None:
+        self._last: Section | None = None
+
+    def see(self, time: int, event: Event) -> Iterator[Finding]:
+        """Take one event into account."""
+        if isinstance(event, Header):
+            self._last = None
+        elif isinstance(event, Section):
+            self._last = event
+        elif isinstance(event, Undecodable) and event.channel == "main" and event.direction == "fwd":
+            found = bytes.fromhex(event.evidence)
+            last = self._last
+            if event.code == "item-type" and last is not None and found:
+                end = last.offset + last.size
+                if end != event.offset:
+                    return
+                footer = section_footer(last)
+                yield finding(
+                    "section-misfit",
+                    event,
+                    section=called(last),
+                    offset=end - len(footer),
+                    size=len(footer) + 1,
+                    evidence=footer + found[:1],
+                    found=found[0],
+                    name=name(called(last)),
+                    at=end,
+                )
+            elif event.code == "footer":
+                yield finding(
+                    "footer-missing",
+                    event,
+                    evidence=found,
+                    size=len(found),
+                    name=event.where.removeprefix("section ").partition(" (")[0].replace(" instance ", "/"),
+                    at=event.offset,
+                    found=found.hex(" ") or "nothing",
+                )
+
+
+@rule("section-unknown-format")
+class Opaque(Rule):
+    """Sections of which nothing but the frame is known."""
+
+    watches: ClassVar = (LiveSection, DeviceSection)
+
+    def __init__(self) -> None:
+        self._told: set[str] = set()
+
+    def see(self, time: int, event: Event) -> Iterator[Finding]:
+        """Take one section into account: a live one not known, a device that the description leaves out."""
+        if isinstance(event, LiveSection):
+            opaque = event.provisional
+        else:
+            opaque = isinstance(event, DeviceSection) and not event.provisional and not event.described
+        assert isinstance(event, Section)
+        if not opaque or called(event) in self._told or len(self._told) >= MAX_TOLD:
+            return
+        self._told.add(called(event))
+        yield finding(
+            "section-unknown-format",
+            event,
+            section=called(event),
+            evidence=section_header(event),
+            name=name(called(event)),
+            kind=event.section_type,
+            bytes=event.size,
+        )
+
+
+@rule("ram-after-device")
+class Order(Rule):
+    """Guest memory that was sent again behind the state of a device, while the guest stood still.
+
+    Not in postcopy, nor in COLO, where that is how it works; state that is sent early (x-early) comes before
+    any memory, and for multifd the main channel's order says nothing.
+    """
+
+    watches: ClassVar = (Header, RamSection, LoosePages, DeviceSection, CommandSent, Package, ColoMessage)
+
+    def __init__(self) -> None:
+        self._device: DeviceSection | None = None
+        self._began = self._other = False
+        self._told = 0
+
+    def see(self, time: int, event: Event) -> Iterator[Finding]:
+        """Take one event into account."""
+        match event:
+            case Header():
+                self._device, self._began, self._other = None, False, False
+            case Package() | ColoMessage():
+                self._other = True
+            case CommandSent():
+                self._other |= event.name in ("POSTCOPY_LISTEN", "POSTCOPY_RUN", "ENABLE_COLO")
+            case DeviceSection() if event.provisional and self._began and event.channel == "main":
+                self._device = event
+            case RamSection() | LoosePages():
+                self._began = True
+                device = self._device
+                if (
+                    device is None
+                    or self._other
+                    or not event.counts.pages
+                    or event.channel != "main"
+                    or event.offset < device.offset
+                    or self._told >= MAX_TOLD
+                ):
+                    return
+                self._told += 1
+                blocks = ", ".join(name(part.block) for part in event.blocks[:3])
+                yield finding(
+                    "ram-after-device",
+                    event,
+                    section=called(device),
+                    field=event.blocks[0].block if event.blocks else "",
+                    evidence=section_header(event) if isinstance(event, RamSection) else b"",
+                    pages=several(event.counts.pages, "page"),
+                    block=blocks,
+                    device=name(called(device)),
+                    at=device.offset,
+                )

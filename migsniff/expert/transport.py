@@ -1,0 +1,236 @@
+"""How connections ended: who was first, where, and what that has cost."""
+
+from collections import Counter
+from collections.abc import Iterator
+from itertools import islice
+from typing import ClassVar, Final
+
+from migsniff.core.events import (
+    CommandSent,
+    DirectionEnded,
+    Event,
+    Finding,
+    Header,
+    LoosePages,
+    MultifdPacket,
+    MultifdSync,
+    RamSection,
+    ReturnPathMessage,
+    Section,
+    Verdict,
+)
+from migsniff.core.wire import MULTIFD_MAGIC, MULTIFD_VERSION, U32
+from migsniff.expert.codes import finding
+from migsniff.expert.evidence import message, section_footer
+from migsniff.expert.framing import called
+from migsniff.expert.rules import Rule, rule
+from migsniff.show.words import name, place, seconds, wire
+
+CHANNELS: Final = 256
+CUTS: Final = 8  # channels of which it is told that they were cut
+ALONE: Final = 100_000  # µs between a channel's end and those of its siblings
+COSTLY: Final = ("cancelled", "failed", "refused", "reset", "truncated")
+HOW: Final = {
+    "eof": "closed its connection",
+    "reset": "reset its connection",
+    "timeout": "vanished, the kernel gave up on it,",
+    "closed": "closed the connection",
+    "refused": "could not be reached",
+    "error": "failed",
+}
+
+
+@rule("load-error-reported")
+class Shut(Rule):
+    """The destination's own word that it has failed."""
+
+    watches: ClassVar = (ReturnPathMessage, DirectionEnded)
+
+    def __init__(self) -> None:
+        self._over: set[str] = set()
+
+    def see(self, time: int, event: Event) -> Iterator[Finding]:
+        """Take one event into account; a destination also says SHUT 1 to a source that has gone."""
+        if isinstance(event, DirectionEnded):
+            if event.direction == "fwd" and len(self._over) < CHANNELS:
+                self._over.add(event.channel)
+        elif isinstance(event, ReturnPathMessage) and event.name == "SHUT":
+            value = event.arguments.get("value")
+            if value and event.channel not in self._over:
+                yield finding("load-error-reported", event, evidence=message(event), value=value)
+
+
+@rule("ended-first", "stream-cut", "channel-unlike-siblings")
+class Endings(Rule):
+    """The order in which connections ended, where each was, and which of several was unlike the others."""
+
+    watches: ClassVar = (
+        Header,
+        Section,
+        RamSection,
+        *Section.__subclasses__(),
+        MultifdPacket,
+        CommandSent,
+        ReturnPathMessage,
+        DirectionEnded,
+        Verdict,
+    )
+
+    def __init__(self) -> None:
+        self._ends: list[tuple[int, DirectionEnded]] = []
+        self._packets: dict[str, MultifdPacket] = {}
+        self._section: Section | None = None
+        self._return_path = False
+        self._shut: object = None
+
+    def see(self, time: int, event: Event) -> Iterator[Finding]:
+        """Take one event into account."""
+        match event:
+            case MultifdPacket():
+                if event.channel in self._packets or len(self._packets) < CHANNELS:
+                    self._packets[event.channel] = event
+            case Section():
+                self._section = event
+            case Header():
+                self._section, self._return_path, self._shut = None, False, None
+            case CommandSent():
+                self._return_path |= event.name == "OPEN_RETURN_PATH"
+            case ReturnPathMessage() if event.name == "SHUT":
+                self._shut = event.arguments.get("value")
+            case DirectionEnded() if len(self._ends) < 2 * CHANNELS:
+                self._ends.append((time, event))
+            case Verdict():
+                yield from self._unlike(event)
+                if not event.ok and event.outcome not in ("cancelled", "undecodable"):
+                    yield from self._first(event)
+                    yield from islice(self._cut(), CUTS)
+
+    # ------------------------------------------------------------ who was first
+
+    def _first(self, verdict: Verdict) -> Iterator[Finding]:
+        own = [(time, end) for time, end in self._ends if end.by != "proxy"]
+        if not own or (own[0][1].by == "source" and own[0][1].how == "eof" and not own[0][0]):
+            return  # a dump just ends
+        time, first = own[0]
+        where = f"at offset {first.offset} of {name(first.channel)} {first.direction}{place(first.where)}"
+        if packet := self._packets.get(first.channel):
+            where += f", behind {_packet(packet)}"
+        then = ""
+        for later, end in self._ends[1:]:
+            if end.by != first.by:
+                after = f" {seconds(later - time)} later" if later > time else ""
+                then = (
+                    f"; then the {end.by} {HOW[end.how]} at offset {end.offset} of {name(end.channel)}{after}"
+                )
+                break
+        offset, evidence = self._evidence(first)
+        yield finding(
+            "ended-first",
+            first,
+            section=called(self._section) if self._section is not None and first.inside else "",
+            offset=offset,
+            size=len(evidence),
+            evidence=evidence,
+            who=f"the {first.by}",
+            how=HOW[first.how] + (f" ({first.error})" if first.error else ""),
+            place=where,
+            back=self._back(),
+            then=then,
+        )
+
+    def _evidence(self, end: DirectionEnded) -> tuple[int, bytes]:
+        """What stands where it ended: the header of what was cut off, or the end of what came before."""
+        if end.inside:
+            return end.offset - end.inside, bytes.fromhex(end.evidence)
+        if packet := self._packets.get(end.channel):
+            return packet.offset, _packet_head(packet)
+        section = self._section
+        if section is not None and (section.channel, section.direction) == (end.channel, end.direction):
+            footer = section_footer(section)
+            return section.offset + section.size - len(footer), footer
+        return end.offset, b""
+
+    def _back(self) -> str:
+        if self._shut is not None:
+            return f"the return path said SHUT {self._shut}"
+        return "the return path said no SHUT" if self._return_path else "there is no return path"
+
+    # ------------------------------------------------------------ what was cut
+
+    def _cut(self) -> Iterator[Finding]:
+        for _, end in self._ends:
+            # who has gone itself does not read what is cut
+            if end.inside and end.direction == "fwd" and end.by != "destination" and "TLS" not in end.where:
+                what = end.where.rpartition(", ")[0] or end.where
+                yield finding(
+                    "stream-cut",
+                    end,
+                    offset=end.offset - end.inside,
+                    size=end.inside,
+                    evidence=bytes.fromhex(end.evidence),
+                    channel=name(end.channel),
+                    inside=end.inside,
+                    where=what,
+                )
+
+    # ------------------------------------------------------------ who was alone
+
+    def _unlike(self, verdict: Verdict) -> Iterator[Finding]:
+        ends = [
+            (time, end) for time, end in self._ends if end.channel in self._packets and end.direction == "fwd"
+        ]
+        if len(ends) < 3:
+            return
+        times = sorted(time for time, _ in ends)
+        kinds = Counter((end.how, end.by) for _, end in ends)
+        usual, count = kinds.most_common(1)[0]
+        if count <= len(ends) // 2:
+            return
+        for number, (time, end) in enumerate(ends):
+            early = number == 0 and times[1] - time > ALONE
+            if (end.how, end.by) == usual and not early:
+                continue
+            packet = self._packets[end.channel]
+            how = f"{HOW[end.how]} (by the {end.by}{', ' + end.error if end.error else ''})"
+            if early:
+                how += f", {seconds(times[1] - time)} before the next"
+            yield finding(
+                "channel-unlike-siblings",
+                end,
+                offset=packet.offset,
+                size=packet.size,
+                evidence=_packet_head(packet),
+                channel=name(end.channel),
+                how=how + place(end.where),
+                packet=_packet(packet),
+                others=f"{HOW[usual[0]]} (by the {usual[1]})",
+            )
+
+
+@rule("attempt-cost")
+class Cost(Rule):
+    """What a migration that came to nothing has cost."""
+
+    watches: ClassVar = (RamSection, LoosePages, MultifdSync, DirectionEnded, Verdict)
+
+    def __init__(self) -> None:
+        self._bytes = self._pages = 0
+
+    def see(self, time: int, event: Event) -> Iterator[Finding]:
+        """Take one event into account."""
+        match event:
+            case RamSection() | LoosePages() | MultifdSync():
+                self._pages += event.counts.pages
+            case DirectionEnded() if event.direction == "fwd":
+                self._bytes += event.offset
+            case Verdict() if event.outcome in COSTLY and self._bytes and time:
+                pages = f", {self._pages} pages of guest memory" if self._pages else ""
+                yield finding("attempt-cost", event, bytes=wire(self._bytes), time=seconds(time), pages=pages)
+
+
+def _packet(packet: MultifdPacket) -> str:
+    return f"packet {packet.packet_num} (flags {packet.flags:#x})"
+
+
+def _packet_head(packet: MultifdPacket) -> bytes:
+    return U32.pack(MULTIFD_MAGIC) + U32.pack(MULTIFD_VERSION) + U32.pack(packet.flags)
