@@ -204,6 +204,16 @@ def _add_log(parser: argparse.ArgumentParser) -> None:
         metavar="duration:S|size:N",
         help="end the log after S seconds or N bytes (suffix k, M, G) of migration",
     )
+    log.add_argument(
+        "-z",
+        dest="statistics",
+        action="append",
+        default=[],
+        metavar="STATISTIC",
+        help="a table behind the records of each migration: iterations, ram, devices, channels, downtime, "
+        "io,INTERVAL (repeatable)",
+    )
+    log.add_argument("-q", dest="quiet", action="store_true", help="no records, only what -z asks for")
     log.add_argument("--section", action="append", metavar="NAME", help="only this section (repeatable)")
 
 

@@ -174,6 +174,8 @@ def log_options(options: argparse.Namespace) -> "LogOptions":
         flush_each=options.flush_each,
         sections=set(options.section) if options.section else None,
         count=options.count,
+        statistics=tuple(options.statistics),
+        quiet=options.quiet,
         duration=stops.get("duration"),
         size=stops.get("size"),
         prefix=options.command == "proxy" and len(options.listen) > 1,

@@ -44,6 +44,10 @@ class JsonLog:
         self._migration = migration
         self._write(self._element(object_text(migration, time, event)))
 
+    def extra(self, record: dict[str, object]) -> None:
+        """Write a record that is of no event."""
+        self._write(self._element(json.dumps(_plain(record), separators=(",", ":"))))
+
     def dropped(self, count: int) -> str:
         """The record that says how many records are missing here because the log was read too slowly."""
         return self._element(json.dumps({"migration": self._migration, "type": "dropped", "count": count}))

@@ -1,20 +1,27 @@
 """The log: records in the wanted format, on their way to a file descriptor, up to where it was to stop."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from migsniff.core.events import Event, Verdict
 from migsniff.show.json import JsonLog
 from migsniff.show.output import Output
 from migsniff.show.text import TextLog
 
+if TYPE_CHECKING:
+    from migsniff.statistics.table import Table
+
 Format = Literal["text", "json", "ndjson"]
 
 
 @dataclass(frozen=True, slots=True)
 class LogOptions:
-    """What the user asked of the log. `count` records, `duration` µs or `size` bytes of migration end it."""
+    """What the user asked of the log. `count` records, `duration` µs or `size` bytes of migration end it.
+
+    `statistics`: tables behind the records of each migration (-z); `quiet`: nothing but those.
+    """
 
     format: Format = "text"
     verbose: bool = False
@@ -26,11 +33,13 @@ class LogOptions:
     size: int | None = None
     prefix: bool = False
     color: bool = False
+    statistics: tuple[str, ...] = ()
+    quiet: bool = False
 
     @property
     def fields(self) -> bool:
         """Whether device state is to be decoded to fields: programs and -V want it."""
-        return self.verbose or self.format != "text"
+        return (self.verbose or self.format != "text") and not self.quiet
 
 
 class Log:
@@ -98,9 +107,18 @@ class Log:
             stream = migration, event.channel, event.direction
             self._read[stream] = max(self._read.get(stream, 0), event.offset + event.size)
             self._full = self._full or sum(self._read.values()) > options.size
-        if not self.ended:
+        if not self.ended and not options.quiet:
             self._kept = isinstance(event, Verdict)
             self._sink.show(migration, time, event)
+
+    def tables(self, migration: str, tables: "Sequence[Table]") -> None:
+        """Write statistics of a migration."""
+        self._kept, self._left = True, None
+        for table in tables:
+            if isinstance(self._sink, JsonLog):
+                self._sink.extra(table.to_dict(migration))
+            else:
+                self._write(f"\n{table.text(migration)}")
 
     def close(self) -> None:
         """End the log, and write what waits."""
