@@ -85,7 +85,7 @@ def judge(connections: Sequence["Connection"], looks_like: Callable[[bytes], str
         outcome, message = _postcopy(main, first)
         return False, outcome, f"{message}: {first}, {place}; {_said(main, shut)}", offset
     if first.by == "destination":
-        outcome = "refused" if _early(main) else ("reset" if first.how == "reset" else "failed")
+        outcome = "refused" if _early(main, connections) else ("reset" if first.how == "reset" else "failed")
         return False, outcome, f"{first}, {place}; {_said(main, shut)}", offset
     if first.by == "source" and first.how == "eof" and main.main.between_iterations:
         message = f"the source ended the migration between two sections, {place}; {_said(main, shut)}"
@@ -209,7 +209,7 @@ def _checkpoints(main: "Connection") -> str:
     )
 
 
-def _early(main: "Connection") -> bool:
+def _early(main: "Connection", connections: Sequence["Connection"]) -> bool:
     """Whether it ended so soon that the destination cannot have taken more than the RAM block list.
 
     It refuses a machine type, a configuration or a block as soon as it has read it; by then the source may
@@ -217,7 +217,7 @@ def _early(main: "Connection") -> bool:
     """
     assert main.main is not None
     first_pass = main.main.context.memory.iteration == 1
-    return first_pass and main.queues["fwd"].wire_end < EARLY
+    return first_pass and sum(each.queues["fwd"].wire_end for each in connections) < EARLY
 
 
 def _ending(main: "Connection", first: ConnectionEnd | None, shut: int | None) -> str:

@@ -19,9 +19,9 @@ CODES: Final[dict[str, Code]] = {
     # ------------------------------------------------------------ convergence.py
     "not-converging": Code(
         "warn",
-        "the migration does not converge: behind pass {number} the guest dirties at least {dirty} and {bandwidth} are "
-        "sent; no pass had less than {floor} to send, which is {downtime} of downtime (downtime-limit is "
-        "{limit} unless set): {estimate}; {hot}; {ways}",
+        "the migration does not converge: behind pass {number} the guest dirties at least {dirty} and "
+        "{bandwidth} are sent; no pass had less than {floor} to send, which is {downtime} of downtime "
+        "(downtime-limit is {limit} unless set): {estimate}; {hot}; {ways}",
     ),
     "converging": Code("note", "the migration converges now: pass {number} had only {sent} to send; {togo}"),
     "did-not-converge": Code(
@@ -71,13 +71,13 @@ CODES: Final[dict[str, Code]] = {
     # ------------------------------------------------------------ inventory.py
     "refused-early": Code(
         "error",
-        "the destination refused: {how}, behind {sent}; by then it has read {read}; its log says "
-        '"Machine type received is ...", "Unknown ramblock", "Size mismatch" or "Length mismatch" if these '
-        "are not its own: {blocks}; migsniff check tells which",
+        "the destination gave up at the start: {how}, behind {sent}; by then it has read {read}; its log "
+        'says "Machine type received is ...", "Unknown ramblock", "Size mismatch" or "Length mismatch" if '
+        "these are not its own: {blocks}; migsniff check tells which",
     ),
     "load-failed": Code(
         "error",
-        "the destination failed to load: {how}; {footers}; its log names one of {count} sections, as "
+        "the destination gave up loading: {how}; {footers}; its log names one of {count} sections, as "
         '"Unknown savevm section or instance", "Missing section footer for" or "error while loading state '
         'for instance 0x0 of device": {sections}; migsniff check tells which',
     ),

@@ -142,8 +142,8 @@ class Convergence(Rule):
             ways=(
                 "postcopy is possible: migrate-start-postcopy ends it"
                 if self._postcopy_possible
-                else "a higher max-bandwidth, a downtime-limit above that, auto-converge or postcopy-ram would "
-                "end it"
+                else "a higher max-bandwidth, a downtime-limit above that, auto-converge or postcopy-ram "
+                "would end it"
             ),
         )
 

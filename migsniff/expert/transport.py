@@ -31,8 +31,8 @@ CUTS: Final = 8  # channels of which it is told that they were cut
 ALONE: Final = 100_000  # µs between a channel's end and those of its siblings
 COSTLY: Final = ("cancelled", "failed", "refused", "reset", "truncated")
 HOW: Final = {
-    "eof": "closed its connection",
-    "reset": "reset its connection",
+    "eof": "closed its connection (FIN)",
+    "reset": "reset its connection (RST)",
     "timeout": "vanished, the kernel gave up on it,",
     "closed": "closed the connection",
     "refused": "could not be reached",
@@ -112,7 +112,11 @@ class Endings(Rule):
         if not own or (own[0][1].by == "source" and own[0][1].how == "eof" and not own[0][0]):
             return  # a dump just ends
         time, first = own[0]
-        where = f"at offset {first.offset} of {name(first.channel)} {first.direction}{place(first.where)}"
+        forward = first
+        for _, end in self._ends:
+            if (end.channel, end.direction) == (first.channel, "fwd"):
+                forward = end  # what matters of a return path is how far the stream had come
+        where = f"at offset {forward.offset} of {name(first.channel)}{place(forward.where)}"
         if packet := self._packets.get(first.channel):
             where += f", behind {_packet(packet)}"
         then = ""
@@ -123,16 +127,16 @@ class Endings(Rule):
                     f"; then the {end.by} {HOW[end.how]} at offset {end.offset} of {name(end.channel)}{after}"
                 )
                 break
-        offset, evidence = self._evidence(first)
+        offset, evidence = self._evidence(forward)
         yield finding(
             "ended-first",
-            first,
-            section=called(self._section) if self._section is not None and first.inside else "",
+            forward,
+            section=called(self._section) if self._section is not None and forward.inside else "",
             offset=offset,
             size=len(evidence),
             evidence=evidence,
             who=f"the {first.by}",
-            how=HOW[first.how] + (f" ({first.error})" if first.error else ""),
+            how=_how(first),
             place=where,
             back=self._back(),
             then=then,
