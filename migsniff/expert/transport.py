@@ -123,9 +123,7 @@ class Endings(Rule):
         for later, end in self._ends[1:]:
             if end.by != first.by:
                 after = f" {seconds(later - time)} later" if later > time else ""
-                then = (
-                    f"; then the {end.by} {HOW[end.how]} at offset {end.offset} of {name(end.channel)}{after}"
-                )
+                then = f"; then the {end.by} {_how(end)} at offset {end.offset} of {name(end.channel)}{after}"
                 break
         offset, evidence = self._evidence(forward)
         yield finding(
@@ -195,7 +193,7 @@ class Endings(Rule):
             if (end.how, end.by) == usual and not early:
                 continue
             packet = self._packets[end.channel]
-            how = f"{HOW[end.how]} (by the {end.by}{', ' + end.error if end.error else ''})"
+            how = f"the {end.by} {_how(end)}"
             if early:
                 how += f", {seconds(times[1] - time)} before the next"
             yield finding(
@@ -207,7 +205,7 @@ class Endings(Rule):
                 channel=name(end.channel),
                 how=how + place(end.where),
                 packet=_packet(packet),
-                others=f"{HOW[usual[0]]} (by the {usual[1]})",
+                others=f"the {usual[1]} {HOW[usual[0]]}",
             )
 
 
@@ -230,6 +228,14 @@ class Cost(Rule):
             case Verdict() if event.outcome in COSTLY and self._bytes and time:
                 pages = f", {self._pages} pages of guest memory" if self._pages else ""
                 yield finding("attempt-cost", event, bytes=wire(self._bytes), time=seconds(time), pages=pages)
+
+
+def _how(end: DirectionEnded) -> str:
+    """What was done to a connection, with the name of the error if there was one."""
+    how = HOW[end.how]
+    if not end.error:
+        return how
+    return f"{how[:-1]}, {end.error})" if how.endswith(")") else f"{how} ({end.error})"
 
 
 def _packet(packet: MultifdPacket) -> str:
