@@ -110,8 +110,8 @@ class Opaque(Rule):
 class Order(Rule):
     """Guest memory that was sent again behind the state of a device, while the guest stood still.
 
-    Not in postcopy, nor in COLO, where that is how it works; state that is sent early (x-early) comes before
-    any memory, and for multifd the main channel's order says nothing.
+    Not in postcopy, nor in COLO, where that is how it works; state that is sent early (virtio-mem's) stands
+    before the first PART, and for multifd the main channel's order says nothing.
     """
 
     watches: ClassVar = (Header, RamSection, LoosePages, DeviceSection, CommandSent, Package, ColoMessage)
@@ -133,7 +133,7 @@ class Order(Rule):
             case DeviceSection() if event.provisional and self._began and event.channel == "main":
                 self._device = event
             case RamSection() | LoosePages():
-                self._began = True
+                self._began |= isinstance(event, LoosePages) or event.section_type != "START"
                 device = self._device
                 if (
                     device is None

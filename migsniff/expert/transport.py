@@ -122,8 +122,9 @@ class Endings(Rule):
         then = ""
         for later, end in self._ends[1:]:
             if end.by != first.by:
-                after = f" {seconds(later - time)} later" if later > time else ""
-                then = f"; then the {end.by} {_how(end)} at offset {end.offset} of {name(end.channel)}{after}"
+                at = f" at offset {end.offset} of {name(end.channel)}" if end.direction == "fwd" else ""
+                after = f", {seconds(later - time)} later" if later > time else ""
+                then = f"; then the {end.by} {_how(end)}{at}{after}"
                 break
         offset, evidence = self._evidence(forward)
         yield finding(

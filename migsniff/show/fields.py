@@ -38,7 +38,8 @@ def _evidence(event: Event) -> Iterator[str]:
     raw: str = getattr(event, "evidence", "")
     if raw:
         begin = event.offset - getattr(event, "inside", 0)
-        yield _line(f"evidence: {bytes.fromhex(raw).hex(' ')}", 0, begin, len(raw) // 2)
+        pairs = " ".join(raw[at : at + 2] for at in range(0, len(raw), 2))
+        yield _line(f"evidence: {escape(pairs)}", 0, begin, len(raw) // 2)
 
 
 def field_lines(field: Field, depth: int) -> Iterator[str]:
