@@ -77,7 +77,7 @@ CODES: Final[dict[str, Code]] = {
     ),
     "load-failed": Code(
         "error",
-        "the destination gave up loading: {how}; {footers}; its log names one of {count} sections, as "
+        "the destination gave up loading: {how}; {footers}; its log names one of {count}, as "
         '"Unknown savevm section or instance", "Missing section footer for" or "error while loading state '
         'for instance 0x0 of device": {sections}; migsniff check tells which',
     ),

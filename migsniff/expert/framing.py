@@ -1,5 +1,6 @@
 """Where sections and footers disagree, and what came in an order in which it cannot be right."""
 
+import re
 from collections.abc import Iterator
 from typing import ClassVar
 
@@ -22,12 +23,19 @@ from migsniff.expert.evidence import section_footer, section_header
 from migsniff.expert.rules import Rule, rule
 from migsniff.show.words import name, several
 
+WHERE = re.compile(r"\bsection (\S+) instance (\d+)")
 MAX_TOLD = 32  # findings of a kind: a hostile stream has as many sections as it likes
 
 
 def called(section: Section) -> str:
     """A section as findings name it: idstr/instance."""
     return f"{section.idstr}/{section.instance_id}"
+
+
+def section_in(where: str) -> str:
+    """The section that the decoder was in, idstr/instance; "" if in none."""
+    found = WHERE.search(where)
+    return f"{found[1]}/{found[2]}" if found else ""
 
 
 @rule("section-misfit", "footer-missing")
@@ -68,9 +76,10 @@ class Framing(Rule):
                 yield finding(
                     "footer-missing",
                     event,
+                    section=section_in(event.where),
                     evidence=found,
                     size=len(found),
-                    name=event.where.removeprefix("section ").partition(" (")[0].replace(" instance ", "/"),
+                    name=name(section_in(event.where)),
                     at=event.offset,
                     found=found.hex(" ") or "nothing",
                 )

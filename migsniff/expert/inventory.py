@@ -135,7 +135,7 @@ class Inventory(Rule):
             evidence=footer,
             how=how,
             footers=footers,
-            count=len(sections),
+            count=several(len(sections), "section"),
             sections=shown if more <= 0 else f"{shown} and {more} more",
         )
 
@@ -145,7 +145,8 @@ class Inventory(Rule):
             return f"it said SHUT {self._shut}"
         assert end is not None
         if end.how == "reset":
-            return f"it reset the connection ({end.error or 'reset'}), so it had not read all"
+            error = f" ({end.error})" if end.error else ""
+            return f"it reset the connection{error}, so it had not read all"
         return "it closed the connection" if end.how == "eof" else f"it {end.how}"
 
     def _named_blocks(self, blocks: RamBlocks) -> str:

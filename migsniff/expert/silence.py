@@ -15,6 +15,7 @@ from migsniff.core.events import (
     DeviceSection,
     Direction,
     DirectionEnded,
+    DirtySync,
     EndOfStream,
     Event,
     Finding,
@@ -35,9 +36,10 @@ from migsniff.expert.rules import Rule, rule
 from migsniff.show.words import name, several, wire
 
 SILENT: Final = 10_000_000  # µs without a byte: the first time that it is told, then after twice as long
+LITTLE: Final = 1 << 16  # bytes that are no sign of life if they came at last
 CHANNELS: Final = 256
 LISTED = (RamSection, DeviceSection, LiveSection, CommandSent, ReturnPathMessage, Header, Configuration)
-ITEMS = (*LISTED, RamBlocks, EndOfStream, DescriptionFound, MultifdPacket, TlsRecords)
+ITEMS = (*LISTED, RamBlocks, DirtySync, EndOfStream, DescriptionFound, MultifdPacket, TlsRecords)
 
 
 @rule("silence", "silence-over")
@@ -79,7 +81,9 @@ class Silence(Rule):
         elif isinstance(event, DirectionEnded):
             self._ended.add(key)
         elif isinstance(event, Verdict):
-            if self._moved is not None and time - self._moved >= SILENT and not self._told and not event.ok:
+            late = self._moved is not None and time - self._moved >= SILENT and not (self._told or event.ok)
+            # without a clock: a section that is not complete may have come in the meantime
+            if late and event.offset - self._offsets.get(("main", "fwd"), 0) < LITTLE:
                 yield self._silent(time, event)
         else:
             yield from self._item(time, key, event)
@@ -94,6 +98,8 @@ class Silence(Rule):
             yield from self._moves(time, key, event)
         if isinstance(event, DeviceSection) and not event.provisional:
             return  # told once more, when its description came
+        if isinstance(event, DirtySync):
+            return  # inside a section
         if isinstance(event, RamSection):
             self._parts = self._parts + 1 if event.section_type == "PART" else 0
         self._return_path |= isinstance(event, CommandSent) and event.name == "OPEN_RETURN_PATH"
@@ -101,10 +107,12 @@ class Silence(Rule):
 
     def _moves(self, time: int, key: tuple[str, Direction], event: Event) -> Iterator[Finding]:
         """A byte has moved since the last look."""
+        came = event.offset + event.size - self._offsets.get(key, 0)
         if key in self._offsets or len(self._offsets) < CHANNELS:
             self._offsets[key] = max(self._offsets.get(key, 0), event.offset + event.size)
         silent = 0 if self._moved is None else time - self._moved
-        if self._told or (silent >= SILENT and not self._clock):
+        # without a clock: what is larger may have come in the meantime
+        if self._told or (silent >= SILENT and not self._clock and came < LITTLE):
             what = f"{self._who(key)} went on at offset {event.offset} of {name(key[0])}"
             yield finding("silence-over", event, size=0, time=_time(silent), what=what)
         self._moved, self._said = time, key[1]

@@ -22,7 +22,7 @@ from migsniff.core.events import (
 from migsniff.core.wire import MULTIFD_MAGIC, MULTIFD_VERSION, U32
 from migsniff.expert.codes import finding
 from migsniff.expert.evidence import message, section_footer
-from migsniff.expert.framing import called
+from migsniff.expert.framing import section_in
 from migsniff.expert.rules import Rule, rule
 from migsniff.show.words import name, place, seconds, wire
 
@@ -130,7 +130,7 @@ class Endings(Rule):
         yield finding(
             "ended-first",
             forward,
-            section=called(self._section) if self._section is not None and forward.inside else "",
+            section=section_in(forward.where),
             offset=offset,
             size=len(evidence),
             evidence=evidence,
@@ -170,6 +170,7 @@ class Endings(Rule):
                     end,
                     offset=end.offset - end.inside,
                     size=end.inside,
+                    section=section_in(end.where),
                     evidence=bytes.fromhex(end.evidence),
                     channel=name(end.channel),
                     inside=end.inside,
