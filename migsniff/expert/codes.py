@@ -84,7 +84,7 @@ CODES: Final[dict[str, Code]] = {
     # ------------------------------------------------------------ transport.py
     "stream-cut": Code(
         "error",
-        "{channel} ends {inside} bytes into {where}: its reader gets an end of file inside (EIO, "
+        "{channel} ends {where}: its reader gets an end of file inside (EIO, "
         '"Input/output error", or an irrelevant error about flags)',
     ),
     "ended-first": Code("error", "{who} {how} first: {place}; {back}{then}"),
@@ -97,7 +97,7 @@ CODES: Final[dict[str, Code]] = {
         "the destination reported an error on the return path (SHUT {value}): it has given up, and its log "
         "says why",
     ),
-    "attempt-cost": Code("note", "the attempt cost {bytes} in {time}{pages}: all of it is to be sent again"),
+    "attempt-cost": Code("note", "the attempt cost {bytes} in {time}: all of it is to be sent again"),
     "tls-no-close-notify": Code(
         "note",
         "{channels} ended without close_notify{others}: its reader may say "

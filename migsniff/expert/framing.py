@@ -42,20 +42,14 @@ def section_in(where: str) -> str:
 class Framing(Rule):
     """What stands where a section or its footer should: which section came before it, and its last bytes."""
 
-    watches: ClassVar = (Header, RamSection, LiveSection, DeviceSection, Undecodable)
-
-    def __init__(self) -> None:
-        self._last: Section | None = None
+    watches: ClassVar = (Undecodable,)
 
     def see(self, time: int, event: Event) -> Iterator[Finding]:
         """Take one event into account."""
-        if isinstance(event, Header):
-            self._last = None
-        elif isinstance(event, Section):
-            self._last = event
-        elif isinstance(event, Undecodable) and event.channel == "main" and event.direction == "fwd":
+        assert isinstance(event, Undecodable)
+        if event.channel == "main" and event.direction == "fwd":
             found = bytes.fromhex(event.evidence)
-            last = self._last
+            last = self.past.section
             if event.code == "item-type" and last is not None and found:
                 end = last.offset + last.size
                 if end != event.offset:
@@ -127,22 +121,22 @@ class Order(Rule):
 
     def __init__(self) -> None:
         self._device: DeviceSection | None = None
-        self._began = self._other = False
+        self._other = False
         self._told = 0
 
     def see(self, time: int, event: Event) -> Iterator[Finding]:
         """Take one event into account."""
         match event:
             case Header():
-                self._device, self._began, self._other = None, False, False
+                self._device, self._other = None, False
             case Package() | ColoMessage():
                 self._other = True
             case CommandSent():
                 self._other |= event.name in ("POSTCOPY_LISTEN", "POSTCOPY_RUN", "ENABLE_COLO")
-            case DeviceSection() if event.provisional and self._began and event.channel == "main":
-                self._device = event
+            case DeviceSection() if event.provisional and event.channel == "main":
+                if self.past.parts > 1:  # more than the START
+                    self._device = event
             case RamSection() | LoosePages():
-                self._began |= isinstance(event, LoosePages) or event.section_type != "START"
                 device = self._device
                 if (
                     device is None

@@ -123,7 +123,7 @@ class Inventory(Rule):
                 "in the stream each footer stands where the source's own description puts it, so what does "
                 "not fit is the destination's schema or command line"
             )
-        sections = sorted(self._sections, key=lambda each: "/" not in each.rpartition("/")[0])
+        sections = sorted(self._sections, key=_likely_section)
         shown = ", ".join(map(name, sections[:SECTIONS]))
         more = len(sections) - SECTIONS
         return finding(
@@ -159,3 +159,9 @@ class Inventory(Rule):
 def _likely(block: RamBlock) -> tuple[bool, int]:
     """The order in which blocks come into question: those of devices first, which come and go."""
     return "/" not in block.name or block.name.startswith("/"), -block.length
+
+
+def _likely_section(section: str) -> int:
+    """The order in which sections come into question: devices on buses, further instances, the rest."""
+    idstr, _, instance = section.rpartition("/")
+    return 0 if "/" in idstr else 1 if instance != "0" else 2

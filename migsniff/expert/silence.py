@@ -12,15 +12,11 @@ from migsniff.core.events import (
     CommandSent,
     Configuration,
     DescriptionFound,
-    DeviceSection,
     Direction,
     DirectionEnded,
-    DirtySync,
     EndOfStream,
     Event,
     Finding,
-    Header,
-    LiveSection,
     MultifdPacket,
     RamBlocks,
     RamSection,
@@ -32,31 +28,25 @@ from migsniff.core.events import (
 )
 from migsniff.expert.codes import finding
 from migsniff.expert.evidence import command, message, section_footer
-from migsniff.expert.rules import Rule, rule
+from migsniff.expert.rules import LONG, Pause, Rule, rule
 from migsniff.show.words import name, several, wire
 
-SILENT: Final = 10_000_000  # µs without a byte: the first time that it is told, then after twice as long
+SILENT: Final = LONG  # µs without a byte: the first time that it is told, then after twice as long
 LITTLE: Final = 1 << 16  # bytes that are no sign of life if they came at last
 CHANNELS: Final = 256
-LISTED = (RamSection, DeviceSection, LiveSection, CommandSent, ReturnPathMessage, Header, Configuration)
-ITEMS = (*LISTED, RamBlocks, DirtySync, EndOfStream, DescriptionFound, MultifdPacket, TlsRecords)
 
 
 @rule("silence", "silence-over")
 class Silence(Rule):
     """Tells of silence after 10 s, and after each time as long again; and how long it was."""
 
-    watches: ClassVar = (*ITEMS, TcpInfo, Blocked, DirectionEnded, Verdict)
+    watches: ClassVar = (TcpInfo, Blocked, CommandSent, DirectionEnded, Pause, Verdict)
 
     def __init__(self) -> None:
         self._offsets: dict[tuple[str, Direction], int] = {}
         self._moved: int | None = None  # when the last byte was seen to have moved
-        self._said: Direction = "fwd"  # in which direction
-        self._last: Event | None = None
-        self._parts = 0
         self._next = SILENT
         self._told = False
-        self._clock = False
         self._blocked: dict[tuple[str, Direction], bool] = {}
         self._unsent: dict[str, int] = {}  # bytes that a channel's destination has not acknowledged
         self._return_path = False
@@ -66,67 +56,58 @@ class Silence(Rule):
         """Take one event into account."""
         key = event.channel, event.direction
         if isinstance(event, TcpInfo):
-            self._clock = True
-            if event.leg == "destination":
-                facts = event.facts
-                waiting = [facts.get(each, 0) for each in ("unacked", "notsent_bytes")]
-                unacked, unsent = (each if isinstance(each, int) else 0 for each in waiting)
-                self._unsent[event.channel] = unsent or (1 if unacked else 0)
-            if self._offsets.get(key, 0) != event.offset:
-                yield from self._moves(time, key, event)
-            elif self._moved is not None and time - self._moved >= self._next and not self._over:
-                yield self._silent(time, event)
+            yield from self._second(time, key, event)
         elif isinstance(event, Blocked):
             self._blocked[key] = event.blocked
+        elif isinstance(event, CommandSent):
+            self._return_path |= event.name == "OPEN_RETURN_PATH"
         elif isinstance(event, DirectionEnded):
             self._ended.add(key)
-        elif isinstance(event, Verdict):
-            late = self._moved is not None and time - self._moved >= SILENT and not (self._told or event.ok)
+        elif isinstance(event, Pause):
+            before = event.before
+            came = event.size
+            if (before.channel, before.direction) == key:
+                came = event.offset + event.size - (before.offset + before.size)
+            if self._moved is None and came < LITTLE:  # what is larger may have come in the meantime
+                yield self._over(time - event.since, key, event)
+        elif isinstance(event, Verdict) and not (event.ok or self._told) and self.past.time is not None:
+            since = max(self.past.time, self._moved or 0)
+            last = self.past.item
             # without a clock: a section that is not complete may have come in the meantime
-            if late and event.offset - self._offsets.get(("main", "fwd"), 0) < LITTLE:
-                yield self._silent(time, event)
-        else:
-            yield from self._item(time, key, event)
+            if time - since >= SILENT and last and event.offset - last.offset - last.size < LITTLE:
+                yield self._silent(time - since, event)
+
+    def _second(self, time: int, key: tuple[str, Direction], event: TcpInfo) -> Iterator[Finding]:
+        """The clock: whether anything has moved since the last second."""
+        if event.leg == "destination":
+            waiting = [event.facts.get(each, 0) for each in ("unacked", "notsent_bytes")]
+            unacked, unsent = (each if isinstance(each, int) else 0 for each in waiting)
+            self._unsent[event.channel] = unsent or (1 if unacked else 0)
+        if self._offsets.get(key, -1) != event.offset:
+            if key in self._offsets or len(self._offsets) < CHANNELS:
+                self._offsets[key] = event.offset
+            if self._told and self._moved is not None:
+                yield self._over(time - self._moved, key, event)
+            self._moved, self._told, self._next = time, False, SILENT
+        elif self._moved is not None and time - self._moved >= self._next and not self._complete:
+            silent = time - self._moved
+            while self._next <= silent:
+                self._next *= 2
+            self._told = True
+            yield self._silent(silent, event)
 
     @property
-    def _over(self) -> bool:
+    def _complete(self) -> bool:
         """Whether nothing more is to come on the main channel."""
-        return isinstance(self._last, EndOfStream | DescriptionFound) or ("main", "fwd") in self._ended
+        last = self.past.item
+        return isinstance(last, EndOfStream | DescriptionFound) or ("main", "fwd") in self._ended
 
-    def _item(self, time: int, key: tuple[str, Direction], event: Event) -> Iterator[Finding]:
-        if self._offsets.get(key, 0) < event.offset + event.size:
-            yield from self._moves(time, key, event)
-        if isinstance(event, DeviceSection) and not event.provisional:
-            return  # told once more, when its description came
-        if isinstance(event, DirtySync):
-            return  # inside a section
-        if isinstance(event, RamSection):
-            self._parts = self._parts + 1 if event.section_type == "PART" else 0
-        self._return_path |= isinstance(event, CommandSent) and event.name == "OPEN_RETURN_PATH"
-        self._last = event
+    def _over(self, silent: int, key: tuple[str, Direction], event: Event) -> Finding:
+        who = "the source" if key[1] == "fwd" else "the destination"
+        what = f"{who} went on at offset {event.offset} of {name(key[0])}"
+        return finding("silence-over", event, size=0, time=_time(silent), what=what)
 
-    def _moves(self, time: int, key: tuple[str, Direction], event: Event) -> Iterator[Finding]:
-        """A byte has moved since the last look."""
-        came = event.offset + event.size - self._offsets.get(key, 0)
-        if key in self._offsets or len(self._offsets) < CHANNELS:
-            self._offsets[key] = max(self._offsets.get(key, 0), event.offset + event.size)
-        silent = 0 if self._moved is None else time - self._moved
-        # without a clock: what is larger may have come in the meantime
-        if self._told or (silent >= SILENT and not self._clock and came < LITTLE):
-            what = f"{self._who(key)} went on at offset {event.offset} of {name(key[0])}"
-            yield finding("silence-over", event, size=0, time=_time(silent), what=what)
-        self._moved, self._said = time, key[1]
-        self._told, self._next = False, SILENT
-
-    def _who(self, key: tuple[str, Direction]) -> str:
-        return "the source" if key[1] == "fwd" else "the destination"
-
-    def _silent(self, time: int, event: Event) -> Finding:
-        assert self._moved is not None
-        silent = time - self._moved
-        while self._next <= silent:
-            self._next *= 2
-        self._told = True
+    def _silent(self, silent: int, event: Event) -> Finding:
         waiting = [channel for (channel, way), held in self._blocked.items() if held and way == "fwd"]
         if waiting or any(self._unsent.values()):
             unsent = sum(size for size in self._unsent.values() if size > 1)
@@ -138,7 +119,7 @@ class Silence(Rule):
             back = "the return path has ended"
         else:
             back = "the return path is open" if self._return_path else "there is no return path"
-        last = self._last
+        last = self.past.item
         offset, evidence = (event.offset, b"") if last is None else _evidence(last)
         return finding(
             "silence",
@@ -155,7 +136,11 @@ class Silence(Rule):
     def _described(self, last: Event) -> str:
         match last:
             case RamSection():
-                part = f", part {self._parts}" if last.section_type == "PART" else f" {last.section_type}"
+                part = (
+                    f", part {self.past.parts - 1}"
+                    if last.section_type == "PART"
+                    else f" {last.section_type}"
+                )
                 return f"section {last.idstr}{part}"
             case Section():
                 return f"section {name(last.idstr)}/{last.instance_id} ({last.section_type})"

@@ -11,12 +11,8 @@ from migsniff.core.events import (
     Event,
     Finding,
     Header,
-    LoosePages,
     MultifdPacket,
-    MultifdSync,
-    RamSection,
     ReturnPathMessage,
-    Section,
     Verdict,
 )
 from migsniff.core.wire import MULTIFD_MAGIC, MULTIFD_VERSION, U32
@@ -64,35 +60,18 @@ class Shut(Rule):
 class Endings(Rule):
     """The order in which connections ended, where each was, and which of several was unlike the others."""
 
-    watches: ClassVar = (
-        Header,
-        Section,
-        RamSection,
-        *Section.__subclasses__(),
-        MultifdPacket,
-        CommandSent,
-        ReturnPathMessage,
-        DirectionEnded,
-        Verdict,
-    )
+    watches: ClassVar = (Header, CommandSent, ReturnPathMessage, DirectionEnded, Verdict)
 
     def __init__(self) -> None:
         self._ends: list[tuple[int, DirectionEnded]] = []
-        self._packets: dict[str, MultifdPacket] = {}
-        self._section: Section | None = None
         self._return_path = False
         self._shut: object = None
 
     def see(self, time: int, event: Event) -> Iterator[Finding]:
         """Take one event into account."""
         match event:
-            case MultifdPacket():
-                if event.channel in self._packets or len(self._packets) < CHANNELS:
-                    self._packets[event.channel] = event
-            case Section():
-                self._section = event
             case Header():
-                self._section, self._return_path, self._shut = None, False, None
+                self._return_path, self._shut = False, None
             case CommandSent():
                 self._return_path |= event.name == "OPEN_RETURN_PATH"
             case ReturnPathMessage() if event.name == "SHUT":
@@ -117,7 +96,7 @@ class Endings(Rule):
             if (end.channel, end.direction) == (first.channel, "fwd"):
                 forward = end  # what matters of a return path is how far the stream had come
         where = f"at offset {forward.offset} of {name(first.channel)}{place(forward.where)}"
-        if packet := self._packets.get(first.channel):
+        if packet := self.past.packets.get(first.channel):
             where += f", behind {_packet(packet)}"
         then = ""
         for later, end in self._ends[1:]:
@@ -145,9 +124,9 @@ class Endings(Rule):
         """What stands where it ended: the header of what was cut off, or the end of what came before."""
         if end.inside:
             return end.offset - end.inside, bytes.fromhex(end.evidence)
-        if packet := self._packets.get(end.channel):
+        if packet := self.past.packets.get(end.channel):
             return packet.offset, _packet_head(packet)
-        section = self._section
+        section = self.past.section
         if section is not None and (section.channel, section.direction) == (end.channel, end.direction):
             footer = section_footer(section)
             return section.offset + section.size - len(footer), footer
@@ -163,8 +142,10 @@ class Endings(Rule):
     def _cut(self) -> Iterator[Finding]:
         for _, end in self._ends:
             # who has gone itself does not read what is cut
-            if end.inside and end.direction == "fwd" and end.by != "destination" and "TLS" not in end.where:
+            inside = end.inside or section_in(end.where)
+            if inside and end.direction == "fwd" and end.by != "destination" and "TLS" not in end.where:
                 what = end.where.rpartition(", ")[0] or end.where
+                where = f"{end.inside} bytes into {what}" if end.inside else f"between records of {end.where}"
                 yield finding(
                     "stream-cut",
                     end,
@@ -173,16 +154,14 @@ class Endings(Rule):
                     section=section_in(end.where),
                     evidence=bytes.fromhex(end.evidence),
                     channel=name(end.channel),
-                    inside=end.inside,
-                    where=what,
+                    where=where,
                 )
 
     # ------------------------------------------------------------ who was alone
 
     def _unlike(self, verdict: Verdict) -> Iterator[Finding]:
-        ends = [
-            (time, end) for time, end in self._ends if end.channel in self._packets and end.direction == "fwd"
-        ]
+        packets = self.past.packets
+        ends = [(time, end) for time, end in self._ends if end.channel in packets and end.direction == "fwd"]
         if len(ends) < 3:
             return
         times = sorted(time for time, _ in ends)
@@ -194,7 +173,7 @@ class Endings(Rule):
             early = number == 0 and times[1] - time > ALONE
             if (end.how, end.by) == usual and not early:
                 continue
-            packet = self._packets[end.channel]
+            packet = packets[end.channel]
             how = f"the {end.by} {_how(end)}"
             if early:
                 how += f", {seconds(times[1] - time)} before the next"
@@ -215,21 +194,17 @@ class Endings(Rule):
 class Cost(Rule):
     """What a migration that came to nothing has cost."""
 
-    watches: ClassVar = (RamSection, LoosePages, MultifdSync, DirectionEnded, Verdict)
+    watches: ClassVar = (DirectionEnded, Verdict)
 
     def __init__(self) -> None:
-        self._bytes = self._pages = 0
+        self._bytes = 0
 
     def see(self, time: int, event: Event) -> Iterator[Finding]:
         """Take one event into account."""
-        match event:
-            case RamSection() | LoosePages() | MultifdSync():
-                self._pages += event.counts.pages
-            case DirectionEnded() if event.direction == "fwd":
-                self._bytes += event.offset
-            case Verdict() if event.outcome in COSTLY and self._bytes and time:
-                pages = f", {self._pages} pages of guest memory" if self._pages else ""
-                yield finding("attempt-cost", event, bytes=wire(self._bytes), time=seconds(time), pages=pages)
+        if isinstance(event, DirectionEnded):
+            self._bytes += event.offset if event.direction == "fwd" else 0
+        elif isinstance(event, Verdict) and event.outcome in COSTLY and self._bytes and time:
+            yield finding("attempt-cost", event, bytes=wire(self._bytes), time=seconds(time))
 
 
 def _how(end: DirectionEnded) -> str:
