@@ -15,6 +15,7 @@ from migsniff.core.events import (
     Event,
     Finding,
     HotRange,
+    Noted,
     Opened,
     PageCounts,
     RamBlock,
@@ -26,7 +27,6 @@ from migsniff.core.events import (
     Verdict,
 )
 from migsniff.expert.codes import CODES
-from tests import synthetic
 from tests.catalogue import SMALL, SMALL_HEAD, STREAMS, page, passes
 from tests.finding import findings, judged, shown
 from tests.playing import Stream, arrivals, bytewise, precopy
@@ -43,6 +43,8 @@ from tests.streams import (
     shut,
     states,
 )
+from tests.synthetic import command
+from tests.synthetic import ram as ram_section
 
 DOCUMENT = Path(__file__).parent.parent / "docs/expert.md"
 BROKEN = Ended(0, 0, "fwd", "reset", "destination", "ECONNRESET")
@@ -126,7 +128,23 @@ def test_evidence_is_what_stands_there(stream: Stream) -> None:
         begin = event.offset - getattr(event, "inside", 0)
         if raw:
             assert sent[event.channel, event.direction][begin : begin + len(raw)] == raw, event
-    assert findings(stream) == findings(stream, bytewise)
+    assert findings(stream) == findings(stream, bytewise) == findings(stream, fields=True)
+
+
+def test_what_a_capture_claims_breaks_no_rule() -> None:
+    """Times and counters of a capture are not to be believed."""
+    wild = [-1, 0, 1 << 63, 1 << 70, -(1 << 80)]
+    notes = [
+        Noted(second * 1_000_000, 0, "tcp_info", {"leg": leg, **dict.fromkeys(FACTS, value)})
+        for second, value in enumerate(wild * 4)
+        for leg in ("source", "destination")
+    ]
+    main = precopy(SMALL_HEAD, passes()).main
+    events = shown([Opened(0, 0, "", ""), Chunk(0, 0, "fwd", main, len(main)), *notes])
+    assert "expert-bug" not in [getattr(event, "code", "") for event in events]
+
+
+FACTS = ("waited", "busy_time", "rwnd_limited", "total_retrans", "snd_wnd", "unacked", "notsent_bytes")
 
 
 @pytest.mark.parametrize("name", [name for name, stream in STREAMS.items() if stream.outcome == "completed"])
@@ -411,6 +429,17 @@ def test_one_that_ends_without_having_converged() -> None:
     assert "7 passes sent 1.45 GB, 1.3 times the guest's memory" in found[-1].message
 
 
+def test_postcopy_ends_it_where_it_is_possible() -> None:
+    advised = command(100, "POSTCOPY_ADVISE", 3)
+    time = 0
+    events: list[tuple[int, Event]] = [(0, BLOCK), (0, advised)]
+    for number, pages in enumerate((262144, 20000, 15000, 15200, 15100, 15000), 1):
+        time += int(pages * 4104 / 100)
+        events.append((time, sync(number, pages)))
+    ((_, found),) = judged(events)
+    assert found.message.endswith("; postcopy is possible: migrate-start-postcopy ends it")
+
+
 # ---------------------------------------------------------------- speed and silence
 
 
@@ -489,7 +518,7 @@ def test_a_packet_capture_has_no_clock() -> None:
 
 
 def sync_section(offset: int = 0) -> Event:
-    return synthetic.ram(offset, 100, "PART", PageCounts())
+    return ram_section(offset, 100, "PART", PageCounts())
 
 
 # ---------------------------------------------------------------- what is hostile

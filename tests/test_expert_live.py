@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -249,6 +250,31 @@ def test_a_migration_that_completes_soon_gets_no_finding(tmp_path: Path, caps: l
         assert migration.run(f"tcp:{proxy.where}").status == "completed"
         assert proxy.verdicts()[0]["ok"]
         assert codes(proxy) == []
+
+
+@pytest.mark.parametrize("side", ["source", "destination"])
+def test_a_qemu_that_hangs(side: str, tmp_path: Path) -> None:
+    """Case 22, with a QEMU that is stopped: who is silent, and what came last."""
+    require("7.2")
+    limits = {"max-bandwidth": 20_000_000}
+    with (
+        Migration("7.2", workload=48, caps=["return-path"], params=limits) as migration,
+        Proxy(tmp_path, migration.listen()) as proxy,
+    ):
+        migration.start(f"tcp:{proxy.where}")
+        time.sleep(0.5)
+        process = getattr(migration, side).process
+        process.send_signal(signal.SIGSTOP)
+        try:
+            assert poll(lambda: "silence" in codes(proxy), 20)
+        finally:
+            process.send_signal(signal.SIGCONT)
+        message = found(proxy, "silence")["message"]
+        assert re.match(r"idle for 1\d s; last: section ram, part \d+; ", message)
+        who = "the source is silent" if side == "source" else "the destination does not read"
+        assert who in message
+        assert message.endswith("; the return path is open")
+        assert poll(lambda: "silence-over" in codes(proxy), 5)
 
 
 def test_multifd_that_does_not_converge_tells_its_hot_pages(tmp_path: Path) -> None:

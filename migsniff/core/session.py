@@ -254,7 +254,11 @@ class Session:
         elif noted.what == "tcp_info" and (leg := noted.facts.get("leg")) in ("source", "destination"):
             direction = "fwd" if leg == "destination" else "rev"
             offset = connection.queues[direction].wire_end
-            facts = {key: value for key, value in noted.facts.items() if isinstance(value, int | str)}
+            facts = {
+                key: value
+                for key, value in noted.facts.items()
+                if isinstance(value, str) or (isinstance(value, int) and abs(value) < 1 << 64)
+            }
             yield TcpInfo(channel=channel, direction=direction, offset=offset, size=0, leg=leg, facts=facts)
 
     def _first_bytes(self, connection: Connection, chunk: Chunk) -> Iterator[Event]:
