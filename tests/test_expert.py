@@ -233,6 +233,20 @@ def test_who_ended_first_in_a_device() -> None:
     assert bytes.fromhex(found.evidence) == b"\4\0\0\0\5\x0acpu_common\0\0\0\1\0\0\0\1"
 
 
+def test_a_destination_that_gives_up_while_the_description_comes() -> None:
+    """All state was sent: it has failed to load that, whatever is missing behind."""
+    data = SMALL_HEAD + passes() + states() + EOF + described(page_size=SMALL)[:90]
+    events = shown(arrivals(cut(data, "destination")))
+    verdict = events[-1]
+    assert isinstance(verdict, Verdict)
+    assert (verdict.outcome, verdict.ok) == ("failed", False)
+    assert verdict.message.startswith(
+        "all state was sent, then the destination reset the connection, at offset "
+    )
+    codes = [event.code for event in events if isinstance(event, Finding)]
+    assert codes[:2] == ["load-failed", "ended-first"]
+
+
 def test_an_error_on_the_return_path_is_told_at_once() -> None:
     found = one(findings(STREAMS["destination refuses a device"]), "load-error-reported")
     assert (found.evidence, found.direction) == ("0001000400000001", "rev")

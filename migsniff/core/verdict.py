@@ -79,6 +79,8 @@ def judge(connections: Sequence["Connection"], looks_like: Callable[[bytes], str
         if not main.main.in_package and _loading(main):
             what += LOADING
         return False, "failed", f"{what}; {first}, {place}", offset
+    if main.main.finished and first.by == "destination":  # it has read no description, if it gave up before
+        return False, "failed", f"all state was sent, then {first}, {place}; {_said(main, shut)}", offset
     if main.main.finished:
         return False, "truncated", f"the stream ends {place}; {ending}", offset
     if main.main.context.postcopy and not main.main.in_package:
