@@ -446,7 +446,7 @@ def test_one_that_ends_without_having_converged() -> None:
 def test_postcopy_ends_it_where_it_is_possible() -> None:
     advised = command(100, "POSTCOPY_ADVISE", 3)
     time = 0
-    events: list[tuple[int, Event]] = [(0, BLOCK), (0, advised)]
+    events: list[tuple[int, Event]] = [(0, advised), (0, BLOCK)]
     for number, pages in enumerate((262144, 20000, 15000, 15200, 15100, 15000), 1):
         time += int(pages * 4104 / 100)
         events.append((time, sync(number, pages)))

@@ -15,6 +15,7 @@ from migsniff.core.events import (
     DirtySync,
     Event,
     Finding,
+    Header,
     HotRange,
     Package,
     RamBlocks,
@@ -47,18 +48,17 @@ class Pass(NamedTuple):
 class Convergence(Rule):
     """Tells of a migration whose passes do not become smaller, again after twice the time, or of a change."""
 
-    watches: ClassVar = (RamBlocks, DirtySync, CommandSent, Package, Verdict)
+    watches: ClassVar = (Header, CommandSent, RamBlocks, DirtySync, Package, Verdict)
 
     def __init__(self) -> None:
-        self._begin(None, 0)
+        self._begin()
 
-    def _begin(self, began: int | None, size: int) -> None:
-        """A migration of `size` bytes of guest memory, which may not be the first try."""
-        self._began = began
+    def _begin(self) -> None:
+        """A migration begins, which may not be the first try."""
+        self._began: int | None = None
         self._last: deque[Pass] = deque(maxlen=PASSES)
         self._floor: Pass | None = None  # of the passes before those
-        self._passes = self._bytes = self._pages = 0
-        self._memory = size
+        self._passes = self._bytes = self._memory = 0
         self._postcopy_possible = self._precopy_over = False
         self._told: Pass | None = None  # the floor that was told, while it does not converge
         self._next = 0  # time at which to tell again
@@ -67,8 +67,10 @@ class Convergence(Rule):
     def see(self, time: int, event: Event) -> Iterator[Finding]:
         """Take one event into account."""
         match event:
+            case Header():
+                self._begin()
             case RamBlocks():
-                self._begin(time, event.total)
+                self._began, self._memory = time, event.total
             case CommandSent():
                 self._postcopy_possible |= event.name == "POSTCOPY_ADVISE"
             case Package():
@@ -76,7 +78,6 @@ class Convergence(Rule):
             case DirtySync() if self._began is not None:
                 self._passes += 1
                 self._bytes += event.counts.bytes
-                self._pages += event.counts.pages
                 self._precopy_over |= event.final
                 if self._passes > 1 and time > self._began and not self._precopy_over:
                     duration = time - self._began
@@ -86,13 +87,13 @@ class Convergence(Rule):
                         Pass(event.iteration, event.counts.bytes, event.counts.pages, duration, event.hot),
                     )
                 self._began = time
-            case Verdict() if self._told is not None and not event.ok:
+            case Verdict() if self._told is not None and not (event.ok or self._precopy_over):
                 yield finding(
                     "did-not-converge",
                     event,
                     passes=self._passes,
                     sent=wire(self._bytes),
-                    times=f"{self._pages_of_memory():.1f}",
+                    times=f"{self._bytes / self._memory:.1f}" if self._memory else "many",
                     floor=self._floor_text(self._told),
                 )
 
@@ -161,10 +162,6 @@ class Convergence(Rule):
 
     def _floor_text(self, floor: Pass) -> str:
         return f"{wire(floor.bytes)} (pass {floor.number}, {several(floor.pages, 'page')})"
-
-    def _pages_of_memory(self) -> float:
-        """How often the guest's memory was sent, by bytes."""
-        return self._bytes / self._memory if self._memory else 0.0
 
 
 def _time_of(floor: Pass, last: deque[Pass]) -> int:

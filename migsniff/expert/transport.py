@@ -141,9 +141,10 @@ class Endings(Rule):
 
     def _cut(self) -> Iterator[Finding]:
         for _, end in self._ends:
-            # who has gone itself does not read what is cut
+            if end.by == "destination":
+                return  # who has gone itself does not read what is cut
             inside = end.inside or section_in(end.where)
-            if inside and end.direction == "fwd" and end.by != "destination" and "TLS" not in end.where:
+            if inside and end.direction == "fwd" and "TLS" not in end.where:
                 what = end.where.rpartition(", ")[0] or end.where
                 where = f"{end.inside} bytes into {what}" if end.inside else f"between records of {end.where}"
                 yield finding(
