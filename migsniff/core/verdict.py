@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from migsniff.core.events import Direction, EndKind, Party
 from migsniff.core.tls import TlsReader
-from migsniff.core.wire import PACKAGE_LOADED
+from migsniff.core.wire import EARLY, PACKAGE_LOADED
 
 if TYPE_CHECKING:
     from migsniff.core.session import Connection
@@ -21,7 +21,6 @@ HOW = {
 
 LOADING = f" while loading the package, whose PING {PACKAGE_LOADED} it did not answer"
 TOLD = 4  # channels whose end is told one by one
-EARLY = 4 << 20  # bytes that may be on their way when the destination refuses the first kilobyte
 
 Judgement = tuple[bool, str, str, int]
 """Fine or not, the outcome's name, the message, the wire offset of the main channel's end."""

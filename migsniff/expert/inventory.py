@@ -7,16 +7,17 @@ from migsniff.core.events import (
     Configuration,
     DeviceSection,
     DirectionEnded,
+    DirtySync,
     Event,
     Finding,
     Header,
     LiveSection,
-    Package,
     RamBlock,
     RamBlocks,
     ReturnPathMessage,
     Verdict,
 )
+from migsniff.core.wire import EARLY
 from migsniff.expert.codes import finding
 from migsniff.expert.evidence import block_entry, section_footer
 from migsniff.expert.framing import called
@@ -43,13 +44,14 @@ class Inventory(Rule):
         RamBlocks,
         DeviceSection,
         LiveSection,
-        Package,
         ReturnPathMessage,
+        DirtySync,
         DirectionEnded,
         Verdict,
     )
 
     def __init__(self) -> None:
+        self._sent = 0
         self._begin()
 
     def _begin(self) -> None:
@@ -61,7 +63,7 @@ class Inventory(Rule):
         self._end: DirectionEnded | None = None
         self._shut: int | None = None
         self._described = False
-        self._postcopy = False
+        self._passed = False
 
     def see(self, time: int, event: Event) -> Iterator[Finding]:
         """Take one event into account."""
@@ -79,13 +81,15 @@ class Inventory(Rule):
                         self._last = event
                 if len(self._sections) < MAX_SECTIONS:
                     self._sections[called(event)] = None
-            case Package():
-                self._postcopy = True
             case ReturnPathMessage() if event.name == "SHUT":
                 value = event.arguments.get("value")
                 self._shut = value if isinstance(value, int) else None
-            case DirectionEnded() if self._end is None and event.by == "destination":
-                self._end = event
+            case DirtySync():
+                self._passed = True
+            case DirectionEnded():
+                self._sent += event.offset if event.direction == "fwd" else 0
+                if self._end is None and event.by == "destination":
+                    self._end = event
             case Verdict() if event.outcome in FAILURES and (self._end is not None or self._shut):
                 yield from self._failed(event)
 
@@ -93,7 +97,7 @@ class Inventory(Rule):
         how = self._how()
         if self._last is not None:
             yield self._devices(event, self._last, how)
-        elif event.outcome == "refused" and self._blocks is not None:
+        elif not self._passed and self._sent < EARLY and self._blocks is not None:
             read = [f"the RAM block list ({several(len(self._blocks.blocks), 'block')})"]
             if (configuration := self._configuration) is not None:
                 read.insert(0, f"machine type {name(configuration.machine)}")
