@@ -11,7 +11,6 @@ from math import ceil, log
 from typing import ClassVar, Final, NamedTuple
 
 from migsniff.core.events import (
-    CommandSent,
     DirtySync,
     Event,
     Finding,
@@ -48,7 +47,7 @@ class Pass(NamedTuple):
 class Convergence(Rule):
     """Tells of a migration whose passes do not become smaller, again after twice the time, or of a change."""
 
-    watches: ClassVar = (Header, CommandSent, RamBlocks, DirtySync, Package, Verdict)
+    watches: ClassVar = (Header, RamBlocks, DirtySync, Package, Verdict)
 
     def __init__(self) -> None:
         self._begin()
@@ -59,7 +58,7 @@ class Convergence(Rule):
         self._last: deque[Pass] = deque(maxlen=PASSES)
         self._floor: Pass | None = None  # of the passes before those
         self._passes = self._bytes = self._memory = 0
-        self._postcopy_possible = self._precopy_over = False
+        self._precopy_over = False
         self._told: Pass | None = None  # the floor that was told, while it does not converge
         self._next = 0  # time at which to tell again
         self._tellings = 0
@@ -71,8 +70,6 @@ class Convergence(Rule):
                 self._begin()
             case RamBlocks():
                 self._began, self._memory = time, event.total
-            case CommandSent():
-                self._postcopy_possible |= event.name == "POSTCOPY_ADVISE"
             case Package():
                 self._precopy_over = True
             case DirtySync() if self._began is not None:
@@ -142,7 +139,7 @@ class Convergence(Rule):
             hot=_hot_text(hot),
             ways=(
                 "postcopy is possible: migrate-start-postcopy ends it"
-                if self._postcopy_possible
+                if "POSTCOPY_ADVISE" in self.past.commands
                 else "a higher max-bandwidth, a downtime-limit above that, auto-converge or postcopy-ram "
                 "would end it"
             ),

@@ -6,11 +6,9 @@ from typing import ClassVar
 
 from migsniff.core.events import (
     ColoMessage,
-    CommandSent,
     DeviceSection,
     Event,
     Finding,
-    Header,
     LiveSection,
     LoosePages,
     Package,
@@ -24,6 +22,7 @@ from migsniff.expert.rules import Rule, rule
 from migsniff.show.words import name, several
 
 WHERE = re.compile(r"\bsection (\S+) instance (\d+)")
+OTHERWISE = {"POSTCOPY_LISTEN", "POSTCOPY_RUN", "ENABLE_COLO"}  # where memory comes behind devices
 MAX_TOLD = 32  # findings of a kind: a hostile stream has as many sections as it likes
 
 
@@ -117,32 +116,25 @@ class Order(Rule):
     before the first PART, and for multifd the main channel's order says nothing.
     """
 
-    watches: ClassVar = (Header, RamSection, LoosePages, DeviceSection, CommandSent, Package, ColoMessage)
+    watches: ClassVar = (RamSection, LoosePages, Package, ColoMessage)
 
     def __init__(self) -> None:
-        self._device: DeviceSection | None = None
         self._other = False
         self._told = 0
 
     def see(self, time: int, event: Event) -> Iterator[Finding]:
         """Take one event into account."""
         match event:
-            case Header():
-                self._device, self._other = None, False
             case Package() | ColoMessage():
                 self._other = True
-            case CommandSent():
-                self._other |= event.name in ("POSTCOPY_LISTEN", "POSTCOPY_RUN", "ENABLE_COLO")
-            case DeviceSection() if event.provisional and event.channel == "main":
-                if self.past.parts > 1:  # more than the START
-                    self._device = event
             case RamSection() | LoosePages():
-                device = self._device
+                device = self.past.device
                 if (
                     device is None
                     or self._other
+                    or self.past.commands & OTHERWISE
                     or not event.counts.pages
-                    or event.channel != "main"
+                    or (event.channel, device.channel) != ("main", "main")
                     or event.offset < device.offset
                     or self._told >= MAX_TOLD
                 ):

@@ -11,7 +11,6 @@ from migsniff.core.events import (
     Event,
     Finding,
     Header,
-    LiveSection,
     RamBlock,
     RamBlocks,
     ReturnPathMessage,
@@ -26,7 +25,6 @@ from migsniff.show.words import memory, name, several
 
 BLOCKS: Final = 8  # that are named
 SECTIONS: Final = 12
-MAX_SECTIONS: Final = 65536
 FAILURES: Final = ("failed", "refused", "reset")
 
 
@@ -42,8 +40,6 @@ class Inventory(Rule):
         Header,
         Configuration,
         RamBlocks,
-        DeviceSection,
-        LiveSection,
         ReturnPathMessage,
         DirtySync,
         DirectionEnded,
@@ -58,11 +54,8 @@ class Inventory(Rule):
         """A migration begins, which may be another try: nothing of the first holds."""
         self._configuration: Configuration | None = None
         self._blocks: RamBlocks | None = None
-        self._sections: dict[str, None] = {}
-        self._last: DeviceSection | None = None
         self._end: DirectionEnded | None = None
         self._shut: int | None = None
-        self._described = False
         self._passed = False
 
     def see(self, time: int, event: Event) -> Iterator[Finding]:
@@ -74,13 +67,6 @@ class Inventory(Rule):
                 self._configuration = event
             case RamBlocks():
                 self._blocks = event
-            case DeviceSection() | LiveSection():
-                if isinstance(event, DeviceSection):
-                    self._described |= event.described
-                    if self._last is None or event.offset >= self._last.offset:
-                        self._last = event
-                if len(self._sections) < MAX_SECTIONS:
-                    self._sections[called(event)] = None
             case ReturnPathMessage() if event.name == "SHUT":
                 value = event.arguments.get("value")
                 self._shut = value if isinstance(value, int) else None
@@ -95,8 +81,8 @@ class Inventory(Rule):
 
     def _failed(self, event: Verdict) -> Iterator[Finding]:
         how = self._how()
-        if self._last is not None:
-            yield self._devices(event, self._last, how)
+        if (last := self.past.last_device) is not None:
+            yield self._devices(last, how)
         elif not self._passed and self._sent < EARLY and self._blocks is not None:
             read = [f"the RAM block list ({several(len(self._blocks.blocks), 'block')})"]
             if (configuration := self._configuration) is not None:
@@ -119,16 +105,16 @@ class Inventory(Rule):
                 blocks=self._named_blocks(self._blocks),
             )
 
-    def _devices(self, event: Verdict, last: DeviceSection, how: str) -> Finding:
+    def _devices(self, last: DeviceSection, how: str) -> Finding:
         footer = section_footer(last)
         footers = "of the sections nothing tells whether they fit"
-        if self._described and last.footer:
+        if self.past.described and last.footer:
             footers = (
                 "in the stream each footer stands where the source's own description puts it, so what does "
                 "not fit is the destination's schema or command line"
             )
-        sections = sorted(self._sections, key=_likely_section)
-        shown = ", ".join(map(name, sections[:SECTIONS]))
+        sections = sorted(self.past.sections, key=_likely_section)
+        shown = ", ".join(f"{name(idstr)}/{instance}" for idstr, instance in sections[:SECTIONS])
         more = len(sections) - SECTIONS
         return finding(
             "load-failed",
@@ -165,7 +151,7 @@ def _likely(block: RamBlock) -> tuple[bool, int]:
     return "/" not in block.name or block.name.startswith("/"), -block.length
 
 
-def _likely_section(section: str) -> int:
+def _likely_section(section: tuple[str, int]) -> int:
     """The order in which sections come into question: devices on buses, further instances, the rest."""
-    idstr, _, instance = section.rpartition("/")
-    return 0 if "/" in idstr else 1 if instance != "0" else 2
+    idstr, instance = section
+    return 0 if "/" in idstr else 1 if instance else 2

@@ -4,8 +4,8 @@ A rule is a class, registered with `@rule(CODE, ...)`, of which each migration h
 some types of events, sees them with their times, and yields findings. What it yields depends on events and
 times alone, so that a capture, read later, has the findings of the live log.
 
-Sections of ram and multifd packets come by the hundred thousand a second: what rules want of them is kept in
-the Past, and no rule is called, unless it watches them behind the first device.
+Some events come by the hundred thousand a second: what rules want of them is kept in the Past, and no rule is
+called for them but where it may find something.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -36,22 +36,28 @@ from migsniff.expert.codes import CODES, finding
 RULES: Final[list[type["Rule"]]] = []
 LONG: Final = 10_000_000  # µs between two items that are worth a look
 MAX_CHANNELS: Final = 256
-ITEMS: Final = (
-    *(RamSection, MultifdPacket, LiveSection, DeviceSection, CommandSent, ReturnPathMessage, RamBlocks),
-    *(Header, Configuration, EndOfStream, DescriptionFound, MultifdHello, TlsMessage, TlsRecords),
-)
+MAX_SECTIONS: Final = 65536
+FREQUENT: Final = frozenset((RamSection, MultifdPacket, DeviceSection, CommandSent))
+ITEMS: Final = FREQUENT | {
+    *(LiveSection, ReturnPathMessage, RamBlocks, Header, Configuration, EndOfStream, DescriptionFound),
+    *(MultifdHello, TlsMessage, TlsRecords),
+}
 """What comes over the wire, and is not told twice."""
 
 
 class Past:
     """What has been, for rules to look back at.
 
-    `item` is the last item that came on any channel; `time` when it, or a pass inside of it, ended; `section`
-    is the last section of the main channel, `device` the first one of a device, `parts` counts those of ram;
-    `packets` has the last packet of each multifd channel.
+    `item` is the last item that came on any channel, `time` when it, or a pass inside of it, ended. Of the
+    main channel: `section` is the last one, `sections` are all but those of ram, `last_device` is the last of
+    a device, `device` the first one behind a PART of ram; `parts` counts the sections of ram; `described`: a
+    description has come; `commands` are their names. `packets` has the last packet of each multifd channel.
     """
 
-    __slots__ = ("device", "item", "packets", "parts", "section", "time")
+    __slots__ = (
+        *("commands", "described", "device", "item", "last_device", "packets", "parts", "section"),
+        *("sections", "time"),
+    )
 
     def __init__(self) -> None:
         self.item: Event | None = None
@@ -62,24 +68,44 @@ class Past:
     def begin(self) -> None:
         """A main channel begins: the first one, or that of another try."""
         self.section: Section | None = None
+        self.sections: dict[tuple[str, int], None] = {}
         self.device: DeviceSection | None = None
+        self.last_device: DeviceSection | None = None
+        self.described = False
         self.parts = 0
+        self.commands: set[str] = set()
 
-    def see(self, time: int, event: Event) -> None:
-        """Take in an event that is none of the frequent ones."""
-        if isinstance(event, DirtySync):
-            self.time = time
-        elif isinstance(event, ITEMS):
-            self.time = time
-            if isinstance(event, Header):
-                self.begin()
-            elif isinstance(event, DeviceSection):
-                if not event.provisional:
-                    return  # told once more, now that its description has come
-                self.device = self.device or event
-            if isinstance(event, Section):
-                self.section = event
-            self.item = event
+    def frequent(self, event: Event) -> bool:
+        """Take in an event of FREQUENT; whether rules are to see it."""
+        if isinstance(event, RamSection):
+            self.item = self.section = event
+            self.parts += 1
+            return self.device is not None
+        self.item = event
+        if isinstance(event, MultifdPacket):
+            if event.channel in self.packets or len(self.packets) < MAX_CHANNELS:
+                self.packets[event.channel] = event
+        elif isinstance(event, CommandSent):
+            self.commands.add(event.name)
+        elif isinstance(event, DeviceSection):
+            if not event.provisional:  # it is told once more, now that its description has come
+                self.described |= event.described
+                return not event.described
+            self.section = self.last_device = event
+            if len(self.sections) < MAX_SECTIONS:
+                self.sections[event.idstr, event.instance_id] = None
+            if self.device is None and self.parts > 1:
+                self.device = event
+        return False
+
+    def see(self, event: Event) -> None:
+        """Take in another item."""
+        if isinstance(event, Header):
+            self.begin()
+        elif isinstance(event, Section):
+            self.section = event
+            self.sections[event.idstr, event.instance_id] = None
+        self.item = event
 
 
 class Pause(Event, frozen=True, kw_only=True):
@@ -92,7 +118,8 @@ class Pause(Event, frozen=True, kw_only=True):
 class Rule:
     """Watches the events of one migration. `watches` are the exact types that `see` is called with.
 
-    RamSection is seen only behind the first device, MultifdPacket never: see `past`.
+    Those that are frequent are seen where they matter: RamSection behind the first device, DeviceSection if
+    the description leaves it out, MultifdPacket and CommandSent never: see `past`.
     """
 
     watches: ClassVar[tuple[type[Event], ...]] = ()
@@ -130,27 +157,23 @@ class Expert:
     def see(self, time: int, event: Event) -> Iterable[Finding]:
         """What the rules find with this event; those on a verdict are to be shown before it."""
         past, kind = self.past, type(event)
-        if kind is RamSection or kind is MultifdPacket:
-            before, since = past.item, past.time
-            past.item, past.time = event, time
-            if kind is RamSection:
-                past.section = event  # type: ignore[assignment]
-                past.parts += 1
-            else:
-                packets = past.packets
-                if event.channel in packets or len(packets) < MAX_CHANNELS:
-                    packets[event.channel] = event  # type: ignore[assignment]
-            if past.device is None and (since is None or time - since < LONG):
-                return ()
-            return self._see(time, event, before, since)
         before, since = past.item, past.time
-        past.see(time, event)
-        if kind not in self._watching and (since is None or time - since < LONG):
-            return ()
-        return self._see(time, event, before, since)
+        if kind in FREQUENT:
+            past.time = time
+            wanted = past.frequent(event)
+        else:
+            if kind in ITEMS:
+                past.see(event)
+                past.time = time
+            elif kind is DirtySync:
+                past.time = time
+            wanted = kind in self._watching
+        if wanted or (since is not None and time - since >= LONG):
+            return self._see(time, event, before, since)
+        return ()
 
     def _see(self, time: int, event: Event, before: Event | None, since: int | None) -> Iterator[Finding]:
-        if before is not None and since is not None and time - since >= LONG and isinstance(event, ITEMS):
+        if before is not None and since is not None and time - since >= LONG and type(event) in ITEMS:
             pause = Pause(
                 channel=event.channel,
                 direction=event.direction,

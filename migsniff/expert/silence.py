@@ -40,7 +40,7 @@ CHANNELS: Final = 256
 class Silence(Rule):
     """Tells of silence after 10 s, and after each time as long again; and how long it was."""
 
-    watches: ClassVar = (TcpInfo, Blocked, CommandSent, DirectionEnded, Pause, Verdict)
+    watches: ClassVar = (TcpInfo, Blocked, DirectionEnded, Pause, Verdict)
 
     def __init__(self) -> None:
         self._offsets: dict[tuple[str, Direction], int] = {}
@@ -49,7 +49,6 @@ class Silence(Rule):
         self._told = False
         self._blocked: dict[tuple[str, Direction], bool] = {}
         self._unsent: dict[str, int] = {}  # bytes that a channel's destination has not acknowledged
-        self._return_path = False
         self._ended: set[tuple[str, Direction]] = set()
 
     def see(self, time: int, event: Event) -> Iterator[Finding]:
@@ -59,8 +58,6 @@ class Silence(Rule):
             yield from self._second(time, key, event)
         elif isinstance(event, Blocked):
             self._blocked[key] = event.blocked
-        elif isinstance(event, CommandSent):
-            self._return_path |= event.name == "OPEN_RETURN_PATH"
         elif isinstance(event, DirectionEnded):
             self._ended.add(key)
         elif isinstance(event, Pause):
@@ -118,7 +115,8 @@ class Silence(Rule):
         if ("main", "rev") in self._ended:
             back = "the return path has ended"
         else:
-            back = "the return path is open" if self._return_path else "there is no return path"
+            opened = "OPEN_RETURN_PATH" in self.past.commands
+            back = "the return path is open" if opened else "there is no return path"
         last = self.past.item
         offset, evidence = (event.offset, b"") if last is None else _evidence(last)
         return finding(

@@ -6,7 +6,6 @@ from itertools import islice
 from typing import ClassVar, Final
 
 from migsniff.core.events import (
-    CommandSent,
     DirectionEnded,
     Event,
     Finding,
@@ -60,20 +59,17 @@ class Shut(Rule):
 class Endings(Rule):
     """The order in which connections ended, where each was, and which of several was unlike the others."""
 
-    watches: ClassVar = (Header, CommandSent, ReturnPathMessage, DirectionEnded, Verdict)
+    watches: ClassVar = (Header, ReturnPathMessage, DirectionEnded, Verdict)
 
     def __init__(self) -> None:
         self._ends: list[tuple[int, DirectionEnded]] = []
-        self._return_path = False
         self._shut: object = None
 
     def see(self, time: int, event: Event) -> Iterator[Finding]:
         """Take one event into account."""
         match event:
             case Header():
-                self._return_path, self._shut = False, None
-            case CommandSent():
-                self._return_path |= event.name == "OPEN_RETURN_PATH"
+                self._shut = None
             case ReturnPathMessage() if event.name == "SHUT":
                 self._shut = event.arguments.get("value")
             case DirectionEnded() if len(self._ends) < 2 * CHANNELS:
@@ -135,7 +131,9 @@ class Endings(Rule):
     def _back(self) -> str:
         if self._shut is not None:
             return f"the return path said SHUT {self._shut}"
-        return "the return path said no SHUT" if self._return_path else "there is no return path"
+        if "OPEN_RETURN_PATH" in self.past.commands:
+            return "the return path said no SHUT"
+        return "there is no return path"
 
     # ------------------------------------------------------------ what was cut
 
