@@ -21,6 +21,7 @@ def parser() -> argparse.ArgumentParser:
     _add_sniff(commands.add_parser("sniff", help="watch migrations pass on an interface"))
     _add_read(commands.add_parser("read", help="print what the live log printed, from a capture or a dump"))
     _add_info(commands.add_parser("info", help="one screen about a capture or a dump"))
+    _add_expert(commands.add_parser("expert", help="what is worth knowing of a capture or a dump: findings"))
     _add_export(commands.add_parser("export", help="a capture as packets, for Wireshark"))
     _add_analyze(commands.add_parser("analyze", help="what QEMU's scripts/analyze-migration.py prints"))
     _add_descriptions(
@@ -123,6 +124,24 @@ def _add_info(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-T", dest="format", choices=("text", "json"), default="text", help="output format")
     _add_port(parser)
     _add_place(parser)
+
+
+def _add_expert(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Print what is worth knowing of a migration, by severity, each finding with its place, one sentence "
+        "and the bytes that prove it; and the verdict. docs/expert.md says what each code means."
+    )
+    parser.add_argument("file", metavar="CAPTURE|FILE|-")
+    parser.add_argument("-T", dest="format", choices=("text", "json"), default="text", help="output format")
+    parser.add_argument(
+        "--severity",
+        choices=("chat", "note", "warn", "error"),
+        default="chat",
+        help="only what is at least as bad (default: chat, which is all)",
+    )
+    _add_port(parser)
+    _add_place(parser)
+    _add_known(parser)
 
 
 def _add_place(parser: argparse.ArgumentParser) -> None:

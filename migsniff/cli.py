@@ -134,6 +134,12 @@ def _descriptions(options: argparse.Namespace) -> int:
     return descriptions(options)
 
 
+def _expert(options: argparse.Namespace) -> int:
+    from migsniff.findings import findings
+
+    return findings(options)
+
+
 def _export(options: argparse.Namespace) -> int:
     from migsniff.export import export
 
@@ -163,6 +169,7 @@ RUN: Final[dict[str, Callable[[argparse.Namespace], int]]] = {
     "sniff": _sniff,
     "read": _read,
     "info": _info,
+    "expert": _expert,
     "export": _export,
     "analyze": _analyze,
     "descriptions": _descriptions,

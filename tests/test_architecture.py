@@ -34,7 +34,7 @@ CORE = ROOT / "core"
 LAYERS = (
     ("errors", "wire"),
     ("events",),
-    ("bytequeue", "contents", "registry", "rounds", "text"),
+    ("bytequeue", "contents", "hotranges", "registry", "rounds", "text"),
     ("fieldtypes", "oldstyle", "description", "inflaters", "messages", "multifdfacts", "pageencodings"),
     ("pages",),
     ("multifdmethods",),
@@ -53,6 +53,7 @@ WITH_NUMPY = {
     "bytequeue",
     "channel",
     "faults",
+    "hotranges",
     "mappedram",
     "multifd",
     "pagecount",
@@ -67,6 +68,7 @@ PURE = {
     "dataclasses",
     "enum",
     "functools",
+    "heapq",
     "itertools",
     "json",
     "math",
@@ -88,7 +90,11 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "show": ("values", "filter"),
 }
 """The rooms beside core, and what each may import of the others."""
-ALSO_SEEN = {"values": {"migsniff.core.registry"}, "compare": {"migsniff.core.vmdesc"}}
+ALSO_SEEN = {
+    "values": {"migsniff.core.registry"},
+    "compare": {"migsniff.core.vmdesc"},
+    "expert": {"migsniff.show.words"},
+}
 SEEN_OUTSIDE = {
     "migsniff.core.events",
     "migsniff.core.errors",

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from migsniff.core.events import (
     DirtySync,
     Event,
+    Finding,
     MultifdPacket,
     MultifdSync,
     RamBlocks,
@@ -25,8 +26,9 @@ def selected(sections: set[str] | None, event: Event) -> bool:
     """
     if sections is None or isinstance(event, (Undecodable, Verdict)):
         return True
-    if isinstance(event, Section):
-        idstr = event.idstr
-        names = (idstr, f"{idstr}/{event.instance_id}", idstr.rpartition("/")[2])
+    if isinstance(event, Section | Finding):
+        called = event.section if isinstance(event, Finding) else f"{event.idstr}/{event.instance_id}"
+        idstr = called.rpartition("/")[0]
+        names = (idstr, called, idstr.rpartition("/")[2])
         return any(wanted in sections for wanted in names)
     return isinstance(event, (RamBlocks, DirtySync, MultifdPacket, MultifdSync)) and "ram" in sections

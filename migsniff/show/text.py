@@ -257,7 +257,8 @@ def _describe(past: _Past, time: int, event: Event, taken: int | None) -> Line:
         case Undecodable():
             return "bad", "-", f"{escape(event.message)} [{name(event.code)}]{place(event.where)}"
         case Finding():
-            return event.severity, "-", f"{escape(event.message)} [{name(event.code)}]"
+            section = name(event.section) if event.section else "-"
+            return event.severity, section, f"{escape(event.message)} [{name(event.code)}]"
         case DirectionEnded():
             error = f" ({name(event.error)})" if event.error else ""
             return "end", "-", f"{HOW_ENDED[event.how]} from {event.by}{error}{place(event.where)}"
