@@ -136,7 +136,8 @@ RENAMED: Final = {
     "colo.message": "colo.number",
 }
 _FLAT: Final = {"counts", "facts"}
-_NOT_NAMED: Final = {(DeviceSection, "fields"), (DescriptionFound, "text"), (Finding, "evidence")}
+_HEXADECIMAL: Final = {"evidence"}
+_NOT_NAMED: Final = {(DeviceSection, "fields"), (DescriptionFound, "text")}
 
 
 @cache
@@ -197,7 +198,7 @@ def _leaves(
         return
     if typing.get_origin(hint) is dict:
         return
-    kind, choices = _kind(hint)
+    kind, choices = (Kind.BYTES, ()) if attribute in _HEXADECIMAL else _kind(hint)
     yield name, kind, choices, ((attribute, several),)
 
 
@@ -244,7 +245,10 @@ def _source(steps: Sequence[Step]) -> Source:
             value = get(event)
             return None if value == "" else value
 
-        return Source(one)
+        def octets(event: Any, time: int, migration: str) -> bytes | None:
+            return _octets(get(event))
+
+        return Source(octets if steps[-1][0] in _HEXADECIMAL else one)
 
     def all_of(event: Any, time: int, migration: str) -> list[Any]:
         values = [event]
@@ -324,12 +328,6 @@ _EXTRA: Final = (
         (Undecodable,),
         Source(lambda event, time, migration: "error"),
         SEVERITIES,
-    ),
-    _Extra(
-        "expert.evidence",
-        Kind.BYTES,
-        (Finding,),
-        Source(lambda event, time, migration: _octets(event.evidence)),
     ),
 )
 
