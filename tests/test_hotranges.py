@@ -1,7 +1,7 @@
 """The ranges of pages that a pass sent again: against a plain loop, and through real passes."""
 
 import numpy as np
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from migsniff.core.events import DirtySync
@@ -45,6 +45,7 @@ def plain(pages: set[int]) -> list[tuple[int, int, int]]:
 @given(
     st.lists(st.tuples(st.integers(0, 3 * PAGE_STATE_SEGMENT - 200), st.integers(1, 150), st.integers(1, 3))),
 )
+@example([(0, 1, 1), (GAP + 1, 1, 1)])
 def test_ranges_are_those_of_a_plain_loop(spans: list[tuple[int, int, int]]) -> None:
     pages = {page for first, count, step in spans for page in range(first, first + count, step)}
     expected = plain(pages)

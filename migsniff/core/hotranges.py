@@ -39,7 +39,7 @@ def hot_ranges(
         else:
             spans = [(0, sizes[key], sizes[key])]
         for first, stop, pages in spans:
-            if found and found[-1][0] == index and base + first - found[-1][2] <= GAP:
+            if found and found[-1][0] == index and base + first - found[-1][2] < GAP:
                 _, begin, _, before = found[-1]
                 found[-1] = index, begin, base + stop, before + pages
             else:
