@@ -41,6 +41,7 @@ class Checker:
     unknown: list[str] = field(default_factory=list)
     opaque: list[str] = field(default_factory=list)
     renamed: list[str] = field(default_factory=list)
+    features: list[str] = field(default_factory=list)
     bars: int = 0
 
     def see(self, event: Event) -> Iterator[Finding]:
@@ -77,6 +78,11 @@ class Checker:
             words.append("sizes of PCI BARs and registers that are read-only in some devices alone")
         if self.opaque:
             words.append(f"virtio state behind the PCI configuration space: {_few(self.opaque)}")
+        if self.features:
+            words.append(
+                "whether the destination allows the features that the guest uses (bits 0 to 31), else "
+                f'"Features ... unsupported": {_few(self.features)}'
+            )
         if self.undescribed:
             words.append(f"fields of sections without a description: {_few(self.undescribed)}")
         if isinstance(self.destination, Schema):
@@ -255,7 +261,12 @@ class Checker:
         self, event: DeviceSection, ours: Field, theirs: Field, config: int, length: int
     ) -> Iterator[Finding]:
         here, there = (_acked(one.raw, config, length) for one in (ours, theirs))
-        if here is None or not there or not (bits := here[1] & ~there[1]):
+        if here is None or there is None or not here[1]:
+            return
+        if not there[1]:  # at reset, most likely: no guest has chosen any
+            self.features.append(f"{_called(event)} {here[1]:#x}")
+            return
+        if not (bits := here[1] & ~there[1]):
             return
         yield finding(
             "check-virtio-features",
