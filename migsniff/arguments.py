@@ -22,6 +22,7 @@ def parser() -> argparse.ArgumentParser:
     _add_read(commands.add_parser("read", help="print what the live log printed, from a capture or a dump"))
     _add_info(commands.add_parser("info", help="one screen about a capture or a dump"))
     _add_expert(commands.add_parser("expert", help="what is worth knowing of a capture or a dump: findings"))
+    _add_check(commands.add_parser("check", help="whether a guest would load at a destination, and why not"))
     _add_export(commands.add_parser("export", help="a capture as packets, for Wireshark"))
     _add_analyze(commands.add_parser("analyze", help="what QEMU's scripts/analyze-migration.py prints"))
     _add_descriptions(
@@ -139,6 +140,25 @@ def _add_expert(parser: argparse.ArgumentParser) -> None:
         default="chat",
         help="only what is at least as bad (default: chat, which is all)",
     )
+    _add_port(parser)
+    _add_place(parser)
+    _add_known(parser)
+
+
+def _add_check(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Compare a stream with a destination: what fails first comes first, in QEMU's words. Exit code 0: it "
+        "loads as far as can be told, 1: it will fail, 2: one of the files cannot be read."
+    )
+    parser.add_argument("file", metavar="CAPTURE|FILE|-")
+    parser.add_argument(
+        "--against",
+        required=True,
+        metavar="DEST",
+        help="a stream of the destination's own command line (migrate exec:cat>FILE), which tells most, or "
+        "what its qemu -dump-vmstate FILE wrote",
+    )
+    parser.add_argument("-T", dest="format", choices=("text", "json"), default="text", help="output format")
     _add_port(parser)
     _add_place(parser)
     _add_known(parser)

@@ -140,6 +140,12 @@ def _expert(options: argparse.Namespace) -> int:
     return findings(options)
 
 
+def _check(options: argparse.Namespace) -> int:
+    from migsniff.check import check
+
+    return check(options)
+
+
 def _export(options: argparse.Namespace) -> int:
     from migsniff.export import export
 
@@ -170,6 +176,7 @@ RUN: Final[dict[str, Callable[[argparse.Namespace], int]]] = {
     "read": _read,
     "info": _info,
     "expert": _expert,
+    "check": _check,
     "export": _export,
     "analyze": _analyze,
     "descriptions": _descriptions,

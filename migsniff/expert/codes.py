@@ -114,6 +114,74 @@ CODES: Final[dict[str, Code]] = {
         "itself, which old ones do not survive while another thread reads, as with a return path "
         '("Cannot read from TLS channel: Input/output error")',
     ),
+    # ------------------------------------------------------------ check (compare/checker.py)
+    "check-machine": Code("error", "Machine type received is '{received}' and local is '{local}'"),
+    "check-page-size": Code("error", "Received TARGET_PAGE_BITS is {received} but local is {local}"),
+    "check-capability": Code(
+        "warn",
+        "Capability {name} is {local}, but received capability is {received}: unless it is set so for the "
+        "incoming migration",
+    ),
+    "check-block-unknown": Code("error", 'Unknown ramblock "{block}", cannot accept migration'),
+    "check-block-size": Code(
+        "error",
+        "Size mismatch: {block}: {received} != {local}: Invalid argument (old ones "
+        'say "Length mismatch: {block}: {received} in != {local}")',
+    ),
+    "check-block-resized": Code(
+        "note",
+        "{block} has {received} bytes, {local} at the destination: it is resizeable there, and only if it "
+        'may not become so large QEMU says "Size too large: {block}"',
+    ),
+    "check-section-unknown": Code(
+        "error",
+        "Unknown savevm section or instance '{name}' {instance}. Make sure that your current VM setup "
+        'matches your saved VM setup (QEMU 11.1 says "Unknown section or instance")',
+    ),
+    "check-section-maybe": Code(
+        "warn",
+        "Unknown savevm section or instance '{name}' {instance}, perhaps: the destination's own stream has "
+        "none, but it may know it",
+    ),
+    "check-version": Code("error", "savevm: unsupported version {version} for '{name}' v{local}"),
+    "check-version-old": Code(
+        "error", "{name}: incoming version_id {version} is too old for local minimum version_id {local}"
+    ),
+    "check-footer": Code("error", "Missing section footer for {name}: {path}: {words}"),
+    "check-footer-maybe": Code(
+        "warn",
+        "Missing section footer for {name}, perhaps: {path}: {words}; this may be told by the stream itself",
+    ),
+    "check-subsection-unknown": Code(
+        "error",
+        "error while loading state for instance {instance:#x} of device '{name}': the destination has no "
+        "subsection {subsection}",
+    ),
+    "check-subsection-maybe": Code(
+        "note",
+        "{name} has the subsection {subsection}, the destination's own stream has not: it is sent only when "
+        "needed; -dump-vmstate tells whether it is known there",
+    ),
+    "check-pci": Code(
+        "error",
+        "Bad config data: i=0x{i} read: {read} device: {device} cmask: {cmask} wmask: {wmask} w1cmask:0 "
+        "({register})",
+    ),
+    "check-pci-maybe": Code(
+        "warn",
+        "Bad config data: i=0x{i} read: {read} device: {device}, perhaps: {register}, which the device or "
+        "the guest may have changed",
+    ),
+    "check-virtio-features": Code(
+        "warn",
+        "Features {received} unsupported, perhaps: the guest uses bits {bits}, which the destination's own "
+        "guest does not use ({local}); what its host allows no stream tells",
+    ),
+    "check-extra-sections": Code(
+        "note",
+        "the destination has {count} sections that do not come, and keep their state after reset: {sections}",
+    ),
+    "check-extra-blocks": Code("note", "the destination has {count} RAM blocks that do not come: {blocks}"),
     # ------------------------------------------------------------ rules.py
     "expert-bug": Code(
         "error",
