@@ -17,7 +17,17 @@ from pathlib import Path
 
 from benchmarks.work import Work
 
-BENCHMARKS = ("forwarding", "channels", "latency", "decoding", "contents", "analyze", "migration", "memory")
+BENCHMARKS = (
+    "forwarding",
+    "channels",
+    "latency",
+    "decoding",
+    "expert",
+    "contents",
+    "analyze",
+    "migration",
+    "memory",
+)
 
 
 def machine() -> dict[str, object]:

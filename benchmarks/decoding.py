@@ -38,7 +38,7 @@ def decode(stream: Sequence[bytes]) -> Decoded:
     session = Session()
     sections, records, verdict = 0, 0, None
     began = time.perf_counter()
-    for arrival in _arrivals(stream):
+    for arrival in stream_arrivals(stream):
         for event in session.feed(arrival):
             if isinstance(event, RamSection):
                 sections += 1
@@ -52,7 +52,7 @@ def decode(stream: Sequence[bytes]) -> Decoded:
     return Decoded(seconds, records, sections)
 
 
-def _arrivals(stream: Sequence[bytes]) -> Iterator[Arrival]:
+def stream_arrivals(stream: Sequence[bytes]) -> Iterator[Arrival]:
     """Every connection in turn, but the main one, which tells the page size first and has the last word."""
     ends = [0] * len(stream)
     for number in range(len(stream)):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import Final, TextIO
 
-from migsniff.core.errors import StreamProblem, UsageError, problem_text
+from migsniff.core.errors import PROBLEMS, StreamProblem, UsageError, problem_text
 from migsniff.core.events import Event, Finding, Undecodable, Verdict
 from migsniff.feed.files import Source, open_source
 from migsniff.offline import decode, session_for
@@ -111,9 +111,10 @@ class Remarks:
         self.lines: list[str] = []
 
     def show(self, migration: str, time: int, event: Event) -> None:
-        """Take note of findings and of the verdict, which repeats the one that ended decoding."""
-        if isinstance(event, Finding | Undecodable) and len(self.lines) <= PROBLEMS_SHOWN:
-            self.lines.append(f"{event.message}, at offset {event.offset} of {event.channel}")
+        """Take note of what the decoder finds, and of the verdict, which repeats what ended decoding."""
+        if isinstance(event, Finding | Undecodable):
+            if event.code in PROBLEMS and len(self.lines) <= PROBLEMS_SHOWN:
+                self.lines.append(f"{event.message}, at offset {event.offset} of {event.channel}")
         elif isinstance(event, Verdict) and not event.ok:
             self.lines = [line for line in self.lines if line not in event.message]
             self.lines.append(f"{event.outcome}: {event.message}")

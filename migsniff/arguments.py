@@ -21,11 +21,14 @@ def parser() -> argparse.ArgumentParser:
     _add_sniff(commands.add_parser("sniff", help="watch migrations pass on an interface"))
     _add_read(commands.add_parser("read", help="print what the live log printed, from a capture or a dump"))
     _add_info(commands.add_parser("info", help="one screen about a capture or a dump"))
+    _add_expert(commands.add_parser("expert", help="what is worth knowing of a capture or a dump: findings"))
+    _add_check(commands.add_parser("check", help="whether a guest would load at a destination, and why not"))
     _add_export(commands.add_parser("export", help="a capture as packets, for Wireshark"))
     _add_analyze(commands.add_parser("analyze", help="what QEMU's scripts/analyze-migration.py prints"))
     _add_descriptions(
         commands.add_parser("descriptions", help="what is remembered of devices, to name their fields early")
     )
+    _add_fields(commands.add_parser("fields", help="the fields that -Y and -e can name"))
     _add_demo(commands.add_parser("demo", help="a real migration through the proxy, to see what it shows"))
     return top
 
@@ -124,6 +127,43 @@ def _add_info(parser: argparse.ArgumentParser) -> None:
     _add_place(parser)
 
 
+def _add_expert(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Print what is worth knowing of a migration, by severity, each finding with its place, one sentence "
+        "and the bytes that prove it; and the verdict. docs/expert.md says what each code means."
+    )
+    parser.add_argument("file", metavar="CAPTURE|FILE|-")
+    parser.add_argument("-T", dest="format", choices=("text", "json"), default="text", help="output format")
+    parser.add_argument(
+        "--severity",
+        choices=("chat", "note", "warn", "error"),
+        default="chat",
+        help="only what is at least as bad (default: chat, which is all)",
+    )
+    _add_port(parser)
+    _add_place(parser)
+    _add_known(parser)
+
+
+def _add_check(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Compare a stream with a destination: what fails first comes first, in QEMU's words. Exit code 0: it "
+        "loads as far as can be told, 1: it will fail, 2: one of the files cannot be read."
+    )
+    parser.add_argument("file", metavar="CAPTURE|FILE|-")
+    parser.add_argument(
+        "--against",
+        required=True,
+        metavar="DEST",
+        help="a stream of the destination's own command line (migrate exec:cat>FILE), which tells most, or "
+        "what its qemu -dump-vmstate FILE wrote",
+    )
+    parser.add_argument("-T", dest="format", choices=("text", "json"), default="text", help="output format")
+    _add_port(parser)
+    _add_place(parser)
+    _add_known(parser)
+
+
 def _add_place(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--offset",
@@ -164,6 +204,22 @@ def _add_analyze(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output-dir", default=".", metavar="DIR", help="where -x puts them (default: here)")
 
 
+def _add_fields(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "List the fields that display filters and columns can name, with their types. Fields of devices are "
+        "those that descriptions tell: remembered ones, and those of the captures that are given."
+    )
+    parser.add_argument(
+        "what",
+        nargs="*",
+        metavar="CAPTURE|PATTERN",
+        help="a capture or dump, whose device fields to list; what is no file is a pattern that a name must "
+        'match: "ram.*", "device.pckbd*"',
+    )
+    parser.add_argument("-T", dest="format", choices=("text", "json"), default="text", help="output format")
+    _add_known(parser)
+
+
 def _add_demo(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Run a real migration between two QEMUs through the proxy; without QEMU, play a bundled capture."
@@ -184,7 +240,35 @@ def _add_log(parser: argparse.ArgumentParser) -> None:
     log = parser.add_argument_group("log")
     log.add_argument("-V", dest="verbose", action="store_true", help="print the field tree of each record")
     log.add_argument(
-        "-T", dest="format", choices=("text", "json", "ndjson"), default="text", help="output format"
+        "-T",
+        dest="format",
+        choices=("text", "json", "ndjson", "fields"),
+        default="text",
+        help="output format; fields: the columns that -e picks",
+    )
+    log.add_argument(
+        "-Y",
+        dest="wanted",
+        metavar="FILTER",
+        help='only records that match: section.name == "timer" && size > 100 (docs/filter.md; `migsniff '
+        "fields` lists the names)",
+    )
+    log.add_argument(
+        "-e",
+        dest="columns",
+        action="append",
+        default=[],
+        metavar="FIELD",
+        help="with -T fields: a column (repeatable)",
+    )
+    log.add_argument(
+        "-E",
+        dest="layout",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="with -T fields: header=y|n, separator=/t|/s|CHARACTER, aggregator=CHARACTER, occurrence=f|l|a, "
+        "quote=d|s|n",
     )
     log.add_argument(
         "-t",
@@ -204,6 +288,16 @@ def _add_log(parser: argparse.ArgumentParser) -> None:
         metavar="duration:S|size:N",
         help="end the log after S seconds or N bytes (suffix k, M, G) of migration",
     )
+    log.add_argument(
+        "-z",
+        dest="statistics",
+        action="append",
+        default=[],
+        metavar="STATISTIC",
+        help="a table behind the records of each migration: iterations, ram, devices, channels, downtime, "
+        "io,INTERVAL (repeatable)",
+    )
+    log.add_argument("-q", dest="quiet", action="store_true", help="no records, only what -z asks for")
     log.add_argument("--section", action="append", metavar="NAME", help="only this section (repeatable)")
 
 

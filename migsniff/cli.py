@@ -14,6 +14,8 @@ from migsniff.arguments import parser
 from migsniff.core.errors import CaptureError, UsageError
 
 if TYPE_CHECKING:
+    from migsniff.filter.compile import Column, Filter
+    from migsniff.show.columns import Layout
     from migsniff.show.log import LogOptions
 
 FINE, BAD, USAGE, BUG = 0, 1, 2, 3
@@ -132,10 +134,28 @@ def _descriptions(options: argparse.Namespace) -> int:
     return descriptions(options)
 
 
+def _expert(options: argparse.Namespace) -> int:
+    from migsniff.findings import findings
+
+    return findings(options)
+
+
+def _check(options: argparse.Namespace) -> int:
+    from migsniff.check import check
+
+    return check(options)
+
+
 def _export(options: argparse.Namespace) -> int:
     from migsniff.export import export
 
     return export(options.file, options.pcapng)
+
+
+def _fields(options: argparse.Namespace) -> int:
+    from migsniff.fields import fields
+
+    return fields(options)
 
 
 def _demo(options: argparse.Namespace) -> int:
@@ -155,9 +175,12 @@ RUN: Final[dict[str, Callable[[argparse.Namespace], int]]] = {
     "sniff": _sniff,
     "read": _read,
     "info": _info,
+    "expert": _expert,
+    "check": _check,
     "export": _export,
     "analyze": _analyze,
     "descriptions": _descriptions,
+    "fields": _fields,
     "demo": _demo,
 }
 
@@ -167,6 +190,7 @@ def log_options(options: argparse.Namespace) -> "LogOptions":
     from migsniff.show.log import LogOptions
 
     stops = dict(options.autostop)
+    wanted, columns, layout = _selection(options)
     return LogOptions(
         format=options.format,
         verbose=options.verbose,
@@ -174,8 +198,26 @@ def log_options(options: argparse.Namespace) -> "LogOptions":
         flush_each=options.flush_each,
         sections=set(options.section) if options.section else None,
         count=options.count,
+        statistics=tuple(options.statistics),
+        quiet=options.quiet,
+        wanted=wanted,
+        columns=columns,
+        layout=layout,
         duration=stops.get("duration"),
         size=stops.get("size"),
         prefix=options.command == "proxy" and len(options.listen) > 1,
         color=sys.stdout.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb",
     )
+
+
+def _selection(options: argparse.Namespace) -> "tuple[Filter | None, tuple[Column, ...], Layout]":
+    """Which records, and what of them: -Y, -e and -E."""
+    from migsniff.filter.compile import Column, Filter
+    from migsniff.show.columns import Layout
+
+    wanted = None if options.wanted is None else Filter(options.wanted)
+    if (options.format == "fields") != bool(options.columns):
+        raise UsageError("-T fields and -e FIELD need each other")
+    if options.layout and not options.columns:
+        raise UsageError("-E is for -T fields")
+    return wanted, tuple(map(Column, options.columns)), Layout.of(options.layout)

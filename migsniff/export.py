@@ -10,6 +10,8 @@ import migsniff
 from migsniff.core.errors import CaptureError, UsageError
 from migsniff.core.events import Arrival, Chunk, Data, Ended, Event, Opened, Verdict
 from migsniff.core.session import Session
+from migsniff.expert import themes as themes  # registers the rules
+from migsniff.expert.rules import Expert
 from migsniff.feed.files import Source, open_source
 from migsniff.feed.pcapwrite import MAX_PAYLOAD, Conversation, PcapngWriter
 from migsniff.offline import session_for
@@ -55,6 +57,8 @@ class Exporter:
         self._conversations: dict[int, Conversation] = {}
         self._at: dict[tuple[int, str], int] = {}
         self._time = 0
+        self._expert = Expert()
+        self._waiting: list[str] = []  # comments of what is no packet, for the next one
 
     def arrive(self, arrival: Arrival) -> None:
         """Write what has arrived."""
@@ -67,18 +71,17 @@ class Exporter:
             found.open(self._clock(arrival.time if self._conversations else 0))
             self._conversations[arrival.connection] = found
         elif isinstance(arrival, Ended):
-            comments = [line for _, line in self._comments(arrival.time, self._session.feed(arrival))]
+            comments = self._take(arrival.time, self._session.feed(arrival))
             found = self._conversation(arrival.connection, arrival.time)
             closes_fwd = arrival.direction == "fwd" if arrival.how != "reset" else arrival.by == "source"
             side = 0 if closes_fwd else 1
             found.end(self._clock(arrival.time), side, reset=arrival.how == "reset", comments=comments)
         else:
-            list(self._session.feed(arrival))
+            self._waiting = self._take(arrival.time, self._session.feed(arrival))
 
     def finish(self) -> None:
         """The verdict, on the last packet."""
-        comments = [line for _, line in self._comments(self._time, self._session.finish())]
-        self._writer.finish(comments)
+        self._writer.finish(self._take(self._time, self._session.finish()))
 
     def _clock(self, time: int) -> int:
         self._time = max(self._time, time)
@@ -94,22 +97,33 @@ class Exporter:
         for event in events:
             if isinstance(event, Verdict):
                 self.fine = event.ok
-            self._log.show("", time, event)
-            for line in self._lines:
-                yield event.offset + event.size, line.strip()
-            self._lines.clear()
+                shown = [*self._expert.see(time, event), event]
+            else:
+                shown = [event, *self._expert.see(time, event)]
+            for one in shown:
+                self._log.show("", time, one)
+                for line in self._lines:
+                    yield event.offset + event.size, line.strip()
+                self._lines.clear()
+
+    def _take(self, time: int, events: Iterable[Event]) -> list[str]:
+        """The lines of these events, behind those that wait."""
+        waiting, self._waiting = self._waiting, []
+        return waiting + [line for _, line in self._comments(time, events)]
 
     def _chunk(self, chunk: Chunk) -> None:
         found = self._conversation(chunk.connection, chunk.time)
         key = chunk.connection, chunk.direction
         start = self._at.get(key, 0)
         self._at[key] = chunk.end
-        comments = sorted(self._comments(chunk.time, self._session.feed(chunk)), key=lambda each: each[0])
+        waiting, self._waiting = [(start, line) for line in self._waiting], []
+        lines = sorted(self._comments(chunk.time, self._session.feed(chunk)), key=lambda each: each[0])
+        comments = waiting + lines
         omitted = [(int(a), int(b)) for a, b in self._session.omitted] if chunk.kept == "framed" else []
         side = 0 if chunk.direction == "fwd" else 1
         time = self._clock(chunk.time)
-        for number, (data, length, lines) in enumerate(pieces(chunk, start, omitted, comments)):
-            found.data(time, side, data, length, lines)
+        for number, (data, length, some) in enumerate(pieces(chunk, start, omitted, comments)):
+            found.data(time, side, data, length, some)
             if number % UNACKNOWLEDGED == UNACKNOWLEDGED - 1:
                 found.acknowledge(time, 1 - side)
         found.acknowledge(time, 1 - side)

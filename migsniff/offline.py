@@ -21,6 +21,7 @@ from migsniff.pipeline import Pipeline, Sink, run
 if TYPE_CHECKING:
     from migsniff.show.log import Log, LogOptions
     from migsniff.show.stats import Stats
+    from migsniff.statistics.table import Table
 
 
 def read(
@@ -40,17 +41,24 @@ def read(
 
     source = open_source(path, port=port, offset=offset, snapshot=snapshot)
     log = Log(options, 1, blocking=True)
-    if isinstance(source, PcapSource):
-        return _read_packets(source, log, known, fields=options.fields)
-    log.begins(source.migration, source.start_time)
-    session = session_for(source, fields=options.fields, known=known)
-    pipeline = Pipeline(source.migration, session, [log, *learning(known)])
+    stats, statistics = _statistics(options.statistics, log.tables)
+    sinks = [log, *statistics]
     try:
-        code = decode(pipeline, source)
+        if isinstance(source, PcapSource):
+            code = _read_packets(source, log, sinks, known, stats, fields=options.fields)
+        else:
+            log.begins(source.migration, source.start_time)
+            session = session_for(source, fields=options.fields, known=known)
+            code = decode(Pipeline(source.migration, session, [*sinks, *learning(known)], stats), source)
     finally:
+        for one in statistics:
+            one.close()
         log.close()
     if log.error is not None:
         raise log.error
+    if options.wanted is not None:
+        for said in options.wanted.notes():
+            print(f"migsniff: {said}", file=sys.stderr)
     return code
 
 
@@ -88,7 +96,29 @@ def survey(
     return code
 
 
-def _read_packets(source: PcapSource, log: "Log", known: Descriptions | None, *, fields: bool) -> int:
+def _statistics(
+    asked: Sequence[str], write: "Callable[[str, list[Table]], None]"
+) -> tuple["Stats | None", list[Sink]]:
+    """What -z needs: the model of migrations, and the sink that makes the tables; nothing if not asked."""
+    if not asked:
+        return None, []
+    from migsniff.show.stats import Stats
+    from migsniff.statistics.sink import Statistics
+    from migsniff.statistics.statistic import MAX_ROWS
+
+    stats = Stats(keep_passes=MAX_ROWS)
+    return stats, [Statistics(asked, stats, write)]
+
+
+def _read_packets(
+    source: PcapSource,
+    log: "Log",
+    sinks: Sequence[Sink],
+    known: Descriptions | None,
+    stats: "Stats | None",
+    *,
+    fields: bool,
+) -> int:
     """Print the migrations of a packet capture, as they were beside each other."""
     budget = DeviceStateBudget()
     begun: set[str] = set()
@@ -100,15 +130,9 @@ def _read_packets(source: PcapSource, log: "Log", known: Descriptions | None, *,
         log.begins(migration.name, migration.start_time)
         assumed = known.lookup_for(migration.name) if known is not None else None
         session = Session(fields=fields, budget=budget, assumed=assumed, looks_like=recognise)
-        return Pipeline(migration.name, session, [log, *learning(known)])
+        return Pipeline(migration.name, session, [*sinks, *learning(known)], stats)
 
-    try:
-        code = decode_packets(source, begin, lambda pipeline: None)
-    finally:
-        log.close()
-    if log.error is not None:
-        raise log.error
-    return code
+    return decode_packets(source, begin, lambda pipeline: None)
 
 
 def info(

@@ -5,6 +5,7 @@ from typing import Protocol
 
 from migsniff.core.events import BREATH, Arrival, Chunk, Event, Undecodable, Verdict
 from migsniff.core.session import Session
+from migsniff.expert import themes as themes  # registers the rules
 from migsniff.expert.rules import Expert
 from migsniff.show.stats import Stats
 
@@ -51,6 +52,7 @@ class Pipeline:
 
     def show(self, events: Iterable[Event], time: int) -> Generator[None, None, None]:
         """Show events of one moment."""
+        look = self._expert.see  # for each event: a call that is not made is time for decoding
         for event in events:
             if event is BREATH:
                 yield
@@ -60,17 +62,13 @@ class Pipeline:
                 self.verdict = event
             elif isinstance(event, Undecodable) and event.code == "decoder-bug":
                 self.bug = True
+            if not isinstance(event, Verdict):
+                self._show(time, event)
+            for finding in look(time, event):
+                self._show(time, finding)
             if isinstance(event, Verdict):  # the last word
-                self._find(time, event)
                 self._show(time, event)
-            else:
-                self._show(time, event)
-                self._find(time, event)
             yield
-
-    def _find(self, time: int, event: Event) -> None:
-        for finding in self._expert.see(time, event):
-            self._show(time, finding)
 
     def _show(self, time: int, event: Event) -> None:
         for sink in self.sinks:

@@ -5,6 +5,7 @@ import asyncio
 import signal
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -24,10 +25,14 @@ from migsniff.live import LiveMigration, Migrations
 from migsniff.pipeline import Pipeline, Sink
 from migsniff.show.info import status_line
 from migsniff.show.log import Log, LogOptions
+from migsniff.show.matching import Matching
 from migsniff.show.output import Output
-from migsniff.show.stats import Stats
+from migsniff.show.stats import MAX_FINISHED, Stats
 from migsniff.show.ui import LiveView, usable
 from migsniff.show.words import escape
+from migsniff.statistics.sink import Statistics
+from migsniff.statistics.statistic import MAX_ROWS
+from migsniff.statistics.table import Table
 
 SAME_SIGNAL: Final = 1.0  # seconds within which two signals count as one
 SWITCH_INTERVAL: Final = 0.0005  # seconds a thread of ours may hold the interpreter while bytes wait
@@ -68,9 +73,12 @@ class Proxy:
         self.exit_code = 0
         self.relays: list[Relay] = []
         self.running: dict[str, LiveMigration] = {}
-        self.stats = Stats()
+        self.stats = Stats(keep_passes=MAX_ROWS) if log_options.statistics else Stats()
+        self._statistics = Statistics(log_options.statistics, self.stats, self._tables)
+        self._tables_later: deque[tuple[str, list[Table]]] = deque(maxlen=MAX_FINISHED)
         self.log: Log | None = None
         self.view: LiveView | None = None
+        self.matching: Matching | None = None
         self._log_options = log_options
         self._messages = Output(2, flush_each=True)
         self._migrations = Migrations(self._begin)
@@ -126,7 +134,11 @@ class Proxy:
         console = Console()
         if not options.log and self._log_options.format == "text" and usable(console):
             listening = [address for relay in self.relays for address in relay.addresses]
-            self.view = LiveView(self.stats.by_migration, console, listening=listening)
+            if self._log_options.wanted is not None:
+                self.matching = Matching(self._log_options.wanted)
+            self.view = LiveView(
+                self.stats.by_migration, console, listening=listening, matching=self.matching
+            )
             self.view.start()
         elif not options.no_decode:
             self.log = Log(self._log_options, 1, blocking=False)
@@ -135,7 +147,7 @@ class Proxy:
         """A migration begins: its session, whoever shows it, and its capture."""
         options = self.options
         session = Session(
-            fields=self.log is not None and self._log_options.fields,
+            fields=self._log_options.fields if self.log is not None else self._log_options.looked_at,
             note_omitted=not options.no_save,
             breathe=True,
             budget=self._budget,
@@ -149,6 +161,11 @@ class Proxy:
                 self.log.several()
             self.log.begins(migration, started)
             sinks.append(self.log)
+        if self.matching is not None:
+            self.matching.begins(migration, started, several=bool(self.running))
+            sinks.append(self.matching)
+        if self._log_options.statistics:
+            sinks.append(self._statistics)
         capture = None if options.no_save else self._capture(migration, started)
         live = LiveMigration(
             Pipeline(migration, session, sinks, self.stats),
@@ -181,6 +198,18 @@ class Proxy:
             self.view.message(text)
         else:
             self._messages.write(f"migsniff: {escape(text)}\n")
+
+    def _tables(self, migration: str, tables: list[Table]) -> None:
+        """What -z asked for: a part of the log, or behind the live view."""
+        if self.log is not None:
+            self.log.tables(migration, tables)
+        else:
+            self._tables_later.append((migration, tables))
+
+    def _print_tables(self) -> None:
+        for migration, tables in self._tables_later:
+            for table in tables:
+                print(f"\n{table.text(migration)}", end="")
 
     def _done(self, live: LiveMigration) -> None:
         """A migration has got its verdict."""
@@ -234,8 +263,13 @@ class Proxy:
             if not capture.join(max(0.0, deadline - time.monotonic())):
                 self.say(f"the disk did not take the capture in {capture.path} in time")
         self._known.close(max(0.0, deadline - time.monotonic()))
+        if (wanted := self._log_options.wanted) is not None and wanted.failed is not None:
+            for said in wanted.notes():
+                self.say(said)
         if self.view is not None:
             self.view.stop()
+        self._statistics.close()
+        self._print_tables()
         if self.log is not None:
             self.log.close()
             if self.log.error is not None:

@@ -34,7 +34,7 @@ CORE = ROOT / "core"
 LAYERS = (
     ("errors", "wire"),
     ("events",),
-    ("bytequeue", "contents", "registry", "rounds", "text"),
+    ("bytequeue", "contents", "hotranges", "registry", "rounds", "text"),
     ("fieldtypes", "oldstyle", "description", "inflaters", "messages", "multifdfacts", "pageencodings"),
     ("pages",),
     ("multifdmethods",),
@@ -53,6 +53,7 @@ WITH_NUMPY = {
     "bytequeue",
     "channel",
     "faults",
+    "hotranges",
     "mappedram",
     "multifd",
     "pagecount",
@@ -67,6 +68,7 @@ PURE = {
     "dataclasses",
     "enum",
     "functools",
+    "heapq",
     "itertools",
     "json",
     "math",
@@ -88,7 +90,11 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "show": ("values", "filter"),
 }
 """The rooms beside core, and what each may import of the others."""
-ALSO_SEEN = {"values": {"migsniff.core.registry"}, "compare": {"migsniff.core.vmdesc"}}
+ALSO_SEEN = {
+    "values": {"migsniff.core.registry"},
+    "compare": {"migsniff.core.vmdesc"},
+    "expert": {"migsniff.show.words"},
+}
 SEEN_OUTSIDE = {
     "migsniff.core.events",
     "migsniff.core.errors",
@@ -171,6 +177,14 @@ def test_importing_the_package_loads_nothing() -> None:
     code = "import sys; before = set(sys.modules); import migsniff; print(*set(sys.modules) - before)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["migsniff"]
+
+
+def test_parsers_of_filters_are_loaded_when_there_is_one() -> None:
+    code = (
+        "import sys, migsniff.show.log, migsniff.cli; print(*{'lark', 're2', 'difflib'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
 
 
 # ---------------------------------------------------------------- problems

@@ -74,6 +74,7 @@ class Parser:
     """Yields an event for each byte, and ends at a 0, or raises what a capital letter stands for."""
 
     where = "a test"
+    head = b""
 
     def __init__(self, queue: ByteQueue) -> None:
         self.queue = queue

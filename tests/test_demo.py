@@ -10,6 +10,7 @@ import pytest
 
 from migsniff.cli import main
 from migsniff.demo import BUNDLED, whole_stream
+from migsniff.expert.codes import CODES
 from tests.qemu import SYSTEM, require
 
 
@@ -33,9 +34,12 @@ def test_the_bundled_capture_comes_out_as_it_was_recorded(
     assert main(["read", str(BUNDLED), "-T", "ndjson"]) == 0
     recorded = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
     for direction in ("fwd", "rev"):
-        assert [untimed(r) for r in played if r["direction"] == direction] == [
-            untimed(r) for r in recorded if r["direction"] == direction
-        ]
+        # what rules find tells of times, which are others
+        one, other = (
+            [untimed(r) for r in log if r["direction"] == direction and r.get("code") not in CODES]
+            for log in (played, recorded)
+        )
+        assert one == other
 
 
 def test_the_bundled_capture_holds_no_guest_memory() -> None:

@@ -216,3 +216,15 @@ def test_an_unknown_live_section_ends_at_its_footer(kind: ItemType) -> None:
     events = play(precopy(HEAD, begin, item, streams.ping(1), EOF))
     last = of(events, LiveSection)[-1]
     assert (last.offset, last.size, last.provisional, last.footer) == (payload_at, len(item), True, True)
+
+
+def test_a_package_has_no_end_of_stream_inside() -> None:
+    """A timer's value looked like the section's footer and an EOF: 0x7e, and more zeroes than an id has."""
+    timer = full(0, b"timer", b"\0\0\0\x7e\0\0\0\0\0\0\0\x2a" * 2)
+    inside = command(Command.POSTCOPY_LISTEN), timer, full(5, b"cpu", b"abc"), command(Command.POSTCOPY_RUN)
+    events = play(precopy(HEAD, package(*inside), EOF))
+    assert of(events, Undecodable) == []
+    assert [(event.idstr, event.size) for event in of(events, DeviceSection)] == [
+        ("timer", len(timer)),
+        ("cpu", len(inside[2])),
+    ]

@@ -164,6 +164,8 @@ class TestEnds:
             by="proxy",
             error="EIO",
             where="between sections, 2 bytes into it",
+            inside=2,
+            evidence="0200",
         )
 
     def test_a_migration_that_is_not_told_to_have_ended(self) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from migsniff.cli import main
+from tests.network import own_network
 from tests.qemu import SYSTEM, Migration, poll, require
 from tests.relays import Recorder
 from tests.tools import require_tool, tshark
@@ -31,6 +32,12 @@ def may_sniff() -> bool:
 
 
 sniffing = pytest.mark.skipif(not may_sniff(), reason="packet sockets need CAP_NET_RAW")
+
+
+@pytest.fixture
+def network() -> Iterator[None]:
+    with own_network():
+        yield
 
 
 @contextlib.contextmanager
@@ -79,7 +86,7 @@ def main_records(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
 @sniffing
 @pytest.mark.parametrize("options", [{}, {"caps": ["multifd"]}], ids=["plain", "multifd"])
 def test_tcpdump_of_a_real_migration(
-    options: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    options: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str], network: None
 ) -> None:
     """The same decode as of the bytes themselves; and tshark counts the same."""
     require(SYSTEM)
@@ -120,7 +127,9 @@ def test_tcpdump_of_a_real_migration(
 
 
 @sniffing
-def test_a_migration_is_sniffed_as_it_passes(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_migration_is_sniffed_as_it_passes(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], network: None
+) -> None:
     """Live, on an interface where each packet passes twice; the capture is as the log was."""
     require(SYSTEM)
     command = [sys.executable, "-m", "migsniff", "sniff", "-i", "lo", "--log", "-T", "ndjson", *SPACE]

@@ -13,6 +13,7 @@ import pytest
 from rich.console import Console
 
 from migsniff.core.events import Event, RamBlock, RamBlocks
+from migsniff.show.matching import Matching
 from migsniff.show.migration import MigrationStats
 from migsniff.show.screen import draw
 from migsniff.show.stats import Stats
@@ -33,10 +34,14 @@ def console(width: int = 80, height: int = 24, **options: object) -> Console:
     return Console(width=width, height=height, **(settings | options))  # type: ignore[arg-type]
 
 
-def screen(running: list[MigrationStats], width: int = 80, height: int = 23) -> list[str]:
+def screen(
+    running: list[MigrationStats], width: int = 80, height: int = 23, matching: Matching | None = None
+) -> list[str]:
     """The lines that the view draws."""
     terminal = console(width, height + 1)
-    lines = terminal.render_lines(draw(running, height, listening=["[::]:4444"]), pad=False)
+    lines = terminal.render_lines(
+        draw(running, height, listening=["[::]:4444"], matching=matching), pad=False
+    )
     return ["".join(segment.text for segment in line) for line in lines]
 
 

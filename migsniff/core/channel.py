@@ -8,7 +8,7 @@ import numpy as np
 from migsniff.core.bytequeue import ByteQueue, Steps
 from migsniff.core.context import Context
 from migsniff.core.errors import StreamProblem
-from migsniff.core.events import Chunk, Direction, Event, Opaque, Undecodable
+from migsniff.core.events import EVIDENCE, Chunk, Direction, Event, Opaque, Undecodable
 from migsniff.core.ram import RamReader
 from migsniff.core.wire import (
     FILE_MAGIC,
@@ -24,6 +24,7 @@ from migsniff.core.wire import (
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+RECORD = 8  # bytes of a page record that are no guest memory: address and flags
 CLASSIFY = 8  # bytes that tell what a connection is; a multifd channel has its number behind them
 
 
@@ -32,6 +33,10 @@ class Reader(Protocol):
 
     @property
     def where(self) -> str: ...
+
+    @property
+    def head(self) -> bytes:
+        """The header of a record whose contents are being stepped over."""
 
 
 class DirectionDecoder:
@@ -66,6 +71,23 @@ class DirectionDecoder:
             return self.opaque_as if self.opaque_from < self.queue.wire_end else ""
         into = self.queue.wire_end - self.queue.mark
         return f"{self.reader.where}, {into} bytes into it" if into else self.reader.where
+
+    @property
+    def inside(self) -> tuple[int, str]:
+        """How many bytes came of the record that is being read, and the first of them in hexadecimal.
+
+        They are its header, and nothing that stands behind it: that may be guest memory.
+        """
+        queue = self.queue
+        if self.steps is None or self.reader is None or queue.wire_end <= queue.mark:
+            return 0, ""
+        head = self.reader.head if queue.at > queue.mark else self._looked_at()
+        return queue.wire_end - queue.mark, head[:EVIDENCE].hex()
+
+    def _looked_at(self) -> bytes:
+        """The unread bytes that the reader has looked at, of what cannot be guest memory."""
+        most = RECORD if self.reader is not None and " ram instance " in self.reader.where else EVIDENCE
+        return self.queue.peek(max(0, min(self.queue.looked - self.queue.at, most)))
 
     def feed(self, chunk: Chunk) -> Iterator[Event]:
         """Decode a chunk. Its bytes are not needed any more when the iterator is exhausted."""
@@ -118,6 +140,7 @@ class DirectionDecoder:
         self.problem, self.problem_where = problem, where
         offset = self.queue.mark
         size = max(0, self.queue.at - offset)
+        evidence = "" if size else self._looked_at()[:EVIDENCE].hex()
         self._count_only("bytes behind an error", self.queue.at)
         yield from self._leftover()
         yield Undecodable(
@@ -128,6 +151,7 @@ class DirectionDecoder:
             code=problem.code,
             message=problem.text,
             where=where,
+            evidence=evidence,
         )
 
     def stop(self, code: str, **details: object) -> Iterator[Event]:
@@ -165,6 +189,11 @@ class PreemptReader:
     def where(self) -> str:
         """What is being read."""
         return self.ram.where or "between pages"
+
+    @property
+    def head(self) -> bytes:
+        """The header of the page record whose contents are being read."""
+        return self.ram.head
 
     def run(self) -> Steps:
         """Records; some versions send an EOS at the end."""

@@ -11,10 +11,19 @@ from typing import Any
 from migsniff.core.assumed import Assumptions, Guess
 from migsniff.core.bytequeue import ByteQueue, Steps
 from migsniff.core.context import Context, SectionFacts
-from migsniff.core.errors import StreamProblem, problem_text
-from migsniff.core.events import Data, DeviceSection, Event, Field, Finding, Remembered, Severity
+from migsniff.core.errors import StreamProblem
+from migsniff.core.events import (
+    EVIDENCE,
+    Data,
+    DeviceSection,
+    Event,
+    Field,
+    Finding,
+    Remembered,
+    problem_finding,
+)
 from migsniff.core.sectionend import FOOTER_SIZE, parse_header, search_end
-from migsniff.core.vmdesc import Budget, Description, DeviceDescription, opaque, walk
+from migsniff.core.vmdesc import UNNAMED, Budget, Description, DeviceDescription, opaque, walk
 from migsniff.core.wire import MAX_DEVICE_STATE, MAX_DEVICE_STATE_PROCESS, MAX_ITEM_HEADER, U32
 
 
@@ -49,6 +58,7 @@ class DeviceStates:
         self.dropped = ""
         self.seen: set[int] = set()
         self.assumptions = Assumptions(context)
+        self.head = b""  # the header of the section that is being read
         self.where = ""
         """Behind a stream that was cut off: the field in which it ends, if one can be named."""
 
@@ -57,11 +67,13 @@ class DeviceStates:
     def section(self, queue: ByteQueue, facts: SectionFacts, header: bytes, limit: int | None) -> Steps:
         """Read a payload of unknown length and its footer. `limit`: wire offset where the package ends."""
         start = queue.at - len(header)
+        self.head = header
         self.seen.add(facts.section_id)
         payload = bytearray()
         found = yield from search_end(queue, facts, payload, self.context, self.seen, limit)
         if found is None:
             yield from self._cut_off(facts, payload, start, len(header))
+        self.head = b""
         length = found or 0
         footer = FOOTER_SIZE if self.context.footers else 0
         size = len(header) + length + footer
@@ -97,7 +109,7 @@ class DeviceStates:
             **_assumed(guess),
         )
         if isinstance(guess, StreamProblem):
-            yield self._finding(start, guess.code, guess.text, "note")
+            yield self._finding(start, guess, facts)
 
     def _cut_off(self, facts: SectionFacts, payload: bytearray, start: int, header: int) -> Steps:
         """The stream ends inside a section: what has come of it, if a description from elsewhere tells."""
@@ -154,11 +166,8 @@ class DeviceStates:
         for run in self.runs:
             yield from self._describe_run(run, devices, budget)
         if self.dropped:
-            yield self._finding(
-                0,
-                "device-too-big",
-                problem_text("device-too-big", limit=MAX_DEVICE_STATE, idstr=self.dropped),
-            )
+            problem = StreamProblem("device-too-big", limit=MAX_DEVICE_STATE, idstr=self.dropped)
+            yield self._finding(0, problem)
 
     def _describe_run(
         self, run: Run, devices: dict[tuple[str, int], DeviceDescription], budget: Budget
@@ -179,16 +188,11 @@ class DeviceStates:
                         break
                 stop = end - (FOOTER_SIZE if self.context.footers else 0)
                 explained = at + length + undescribed[0]
+                rest = opaque(data, explained, stop, run.offset + explained) if explained < stop else None
                 if device is not None and explained != stop and problem is None:
-                    problem = StreamProblem(
-                        "walk-end",
-                        idstr=facts.idstr,
-                        instance_id=facts.instance_id,
-                        at=run.offset + explained,
-                        found=run.offset + stop,
-                    )
-                if explained < stop and self.context.want_fields:
-                    fields = (*fields, opaque(data, explained, stop, run.offset + explained))
+                    problem = _not_described(facts, run.offset + explained, run.offset + stop, rest)
+                if rest is not None and self.context.want_fields:
+                    fields = (*fields, rest)
                 yield DeviceSection(
                     channel=self.channel,
                     direction="fwd",
@@ -207,14 +211,15 @@ class DeviceStates:
                     corrects=provisional[1] - at if provisional and provisional[1] != end else None,
                 )
                 if problem is not None:
-                    yield self._finding(run.offset + at, problem.code, problem.text)
+                    evidence = bytes(data[explained : min(explained + EVIDENCE, end)])
+                    yield self._finding(run.offset + explained, problem, facts, evidence)
                 elif device is not None and at in run.assumed:
                     payload = bytes(data[at + length : stop])
                     wrong = yield from self.assumptions.difference(
                         facts, payload, run.offset + at + length, device, run.assumed[at]
                     )
                     if wrong is not None:
-                        yield self._finding(run.offset + at, wrong.code, wrong.text, "note")
+                        yield self._finding(run.offset + at, wrong, facts)
                 at = end
 
     def _walk(
@@ -248,16 +253,31 @@ class DeviceStates:
         found = run.data.find(b"\x7e" + U32.pack(facts.section_id), at)
         return None if found < 0 else found + FOOTER_SIZE
 
-    def _finding(self, offset: int, code: str, message: str, severity: Severity = "warn") -> Finding:
-        return Finding(
+    def _finding(
+        self, offset: int, problem: StreamProblem, facts: SectionFacts | None = None, evidence: bytes = b""
+    ) -> Finding:
+        return problem_finding(
+            problem,
             channel=self.channel,
             direction="fwd",
             offset=offset,
-            size=0,
-            severity=severity,
-            code=code,
-            message=message,
+            section=f"{facts.idstr}/{facts.instance_id}" if facts is not None else "",
+            evidence=evidence,
         )
+
+
+def _not_described(facts: SectionFacts, at: int, found: int, rest: Field | None) -> StreamProblem:
+    """A section ends at wire offset `found`, by its description at `at`; what stands between, if anything."""
+    if rest is not None and rest.name != UNNAMED:
+        return StreamProblem(
+            "subsection-undescribed",
+            idstr=facts.idstr,
+            instance_id=facts.instance_id,
+            size=rest.size,
+            name=rest.name,
+            version=rest.version,
+        )
+    return StreamProblem("walk-end", idstr=facts.idstr, instance_id=facts.instance_id, at=at, found=found)
 
 
 def _assumed(guess: Guess | StreamProblem | None) -> dict[str, Any]:

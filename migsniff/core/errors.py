@@ -1,6 +1,6 @@
 """What can be wrong with a stream or a file, and the one place where each of these texts lives."""
 
-from typing import Final
+from typing import Final, Literal
 
 # code -> text. The code is stable and appears in JSON; the text says what stood there and what should have.
 PROBLEMS: Final[dict[str, str]] = {
@@ -82,6 +82,7 @@ PROBLEMS: Final[dict[str, str]] = {
     "description-nodes": "the description stands for more than {limit} fields",
     "field-short": "field {name!r} needs {size} bytes, {left} are left",
     "field-subsection": "subsection {name!r} expected at {at:#x}, found {found}",
+    "subsection-undescribed": "{idstr} instance {instance_id}: {size} bytes at its end that its own description does not mention, subsection {name!r} version {version}",
     "walk-end": "{idstr} instance {instance_id}: by its description it ends at {at:#x}, in the stream at {found:#x}",
     "assumed-subsection": "subsection {name!r}, which no remembered description has, at {at:#x}",
     "assumed-short": "{idstr} instance {instance_id} does not fit its remembered description ({source}): it ends {missing} bytes before the end of field {field!r}",
@@ -99,6 +100,31 @@ PROBLEMS: Final[dict[str, str]] = {
     "saver-behind": "the disk fell more than {limit} bytes behind the wire: saving was stopped; the forwarding is not touched",
     "saver-failed": "saving stopped: {detail}; the forwarding is not touched",
 }
+
+
+PROBLEM_SEVERITIES: Final[dict[str, Literal["note", "warn"]]] = {
+    "page-size-described": "warn",
+    "command": "warn",
+    "page-request": "warn",
+    "requests-unanswered": "note",
+    "discard": "warn",
+    "recv-bitmap-size": "warn",
+    "package-long": "warn",
+    "multifd-syncs": "warn",
+    "description-shape": "warn",
+    "field-short": "warn",
+    "field-subsection": "warn",
+    "subsection-undescribed": "note",
+    "walk-end": "warn",
+    "assumed-subsection": "note",
+    "assumed-short": "note",
+    "assumed-long": "note",
+    "assumed-misfit": "note",
+    "assumed-wrong": "note",
+    "device-too-big": "warn",
+    "end-guessed": "note",
+}
+"""How bad a problem is with which decoding goes on; all others are errors."""
 
 
 class MigsniffError(Exception):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 import msgspec
 from msgspec import Meta
 
+from migsniff.core.errors import PROBLEM_SEVERITIES, StreamProblem
 from migsniff.core.wire import RamFlag
 
 if TYPE_CHECKING:
@@ -432,17 +433,28 @@ class ColoMessage(Event, frozen=True, tag="colo", kw_only=True):
     length: int | None = None
 
 
+class HotRange(msgspec.Struct, frozen=True):
+    """Where a pass sent pages again: `pages` of them from address `first` to `last`, with small gaps."""
+
+    block: str
+    first: int
+    last: int
+    pages: int
+
+
 class DirtySync(Event, frozen=True, tag="dirty-sync", kw_only=True):
     """A pass over guest memory ended: at `offset` the next one begins, or RAM ends.
 
     `iteration` counts passes seen on the wire, from 1 (QEMU's dirty-sync-count is this or more: a sync that
-    finds nothing sends nothing). `final`: the last pass, sent with the source stopped.
+    finds nothing sends nothing). `final`: the last pass, sent with the source stopped. `hot`: the largest
+    ranges of pages that it sent again, behind the first pass.
     """
 
     iteration: int
     counts: PageCounts
     blocks: tuple[BlockPages, ...] = ()
     final: bool = False
+    hot: tuple[HotRange, ...] = ()
 
 
 class EndOfStream(Event, frozen=True, tag="eof", kw_only=True):
@@ -533,12 +545,16 @@ class Opaque(Event, frozen=True, tag="opaque", kw_only=True):
     what: str
 
 
-class Undecodable(Event, frozen=True, tag="undecodable", kw_only=True):
-    """A stretch that does not fit the format. `code` is stable; `where` names section, device and record."""
+class Undecodable(Event, frozen=True, tag="undecodable", kw_only=True, omit_defaults=True):
+    """A stretch that does not fit the format. `code` is stable; `where` names section, device and record.
+
+    `evidence`: its first bytes in hexadecimal, as many as told that it does not fit, at most EVIDENCE.
+    """
 
     code: str
     message: str
     where: str
+    evidence: str = ""
 
 
 class Finding(Event, frozen=True, tag="finding", kw_only=True, omit_defaults=True):
@@ -556,13 +572,43 @@ class Finding(Event, frozen=True, tag="finding", kw_only=True, omit_defaults=Tru
     evidence: str = ""
 
 
-class DirectionEnded(Event, frozen=True, tag="end", kw_only=True):
-    """One direction of a channel ended at `offset`; `where` is what it was in the middle of."""
+def problem_finding(
+    problem: StreamProblem,
+    *,
+    channel: str,
+    direction: Direction,
+    offset: int,
+    size: int = 0,
+    section: str = "",
+    evidence: bytes = b"",
+) -> Finding:
+    """A problem with which decoding goes on."""
+    return Finding(
+        channel=channel,
+        direction=direction,
+        offset=offset,
+        size=size,
+        severity=PROBLEM_SEVERITIES.get(problem.code, "error"),
+        code=problem.code,
+        message=problem.text,
+        section=section,
+        evidence=evidence[:EVIDENCE].hex(),
+    )
+
+
+class DirectionEnded(Event, frozen=True, tag="end", kw_only=True, omit_defaults=True):
+    """One direction of a channel ended at `offset`; `where` is what it was in the middle of.
+
+    `inside`: how many bytes of a record that is not complete stand before the end; `evidence` is the header
+    of that record as far as it came, in hexadecimal.
+    """
 
     how: EndKind
     by: Party
     error: str | None
     where: str
+    inside: int = 0
+    evidence: str = ""
 
 
 class Verdict(Event, frozen=True, tag="verdict", kw_only=True):

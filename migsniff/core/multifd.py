@@ -20,6 +20,7 @@ from migsniff.core.events import (
     MultifdSync,
     RamPages,
     Undecodable,
+    problem_finding,
 )
 from migsniff.core.multifdmethods import METHODS, NONE, Inflater, Method
 from migsniff.core.pages import GuestBlock, Tallies, Tally, fold, summary
@@ -52,6 +53,7 @@ class MultifdReader:
         self.queue = queue
         self.context = context
         self.where = "the hello"
+        self.head = b""  # of the packet that is being read, without its addresses
         self._inflaters: dict[int, Inflater | None] = {}
         self._since = 0  # where the packets since the last SYNC begin
         self._packets = 0
@@ -67,6 +69,7 @@ class MultifdReader:
             queue.mark = queue.at
             yield from queue.wait(HEAD)
             self.where = "a packet"
+            self.head = bytes(queue.data[queue.pos : queue.pos + HEAD])
             magic, version, flags = (U32.unpack_from(queue.data, queue.pos + at)[0] for at in (0, 4, 8))
             self._check(magic, version)
             if flags & MultifdFlag.DEVICE_STATE:
@@ -112,14 +115,12 @@ class MultifdReader:
         self._since = self.queue.at
 
     def _finding(self, code: str, **details: object) -> Finding:
-        return Finding(
+        return problem_finding(
+            StreamProblem(code, **details),
             channel=self.channel,
             direction="fwd",
             offset=self.queue.mark,
             size=self.queue.at - self.queue.mark,
-            severity="error",
-            code=code,
-            message=StreamProblem(code, **details).text,
         )
 
     # ------------------------------------------------------------ a packet with pages

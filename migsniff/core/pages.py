@@ -7,7 +7,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from migsniff.core.events import BlockPages, DirtySync, PageCounts, RamBlock
+from migsniff.core.events import BlockPages, DirtySync, HotRange, PageCounts, RamBlock
+from migsniff.core.hotranges import Touched, hot_ranges
 from migsniff.core.rounds import COMPLETE, LONG_AGO, NEVER, Rounds
 from migsniff.core.wire import (
     MAX_PAGE_STATE_SLACK,
@@ -121,12 +122,16 @@ class GuestMemory:
         self.records = 0
         self.state_bytes = 0
         self.uncounted: list[Callable[[], None]] = []  # have each channel's last records counted
+        self._touched: Touched = {}  # pages marked in this pass, by block and segment
+        self._round_touched: dict[int, Touched] = {}
+        self._pass_began = -1  # with rounds: the first one of the pass that is running
         self.scattered = False  # pages stand too far apart: there is no state for new segments any more
 
     def announce(self, blocks: list[tuple[bytes, RamBlock]]) -> None:
         """Take the list of blocks from the START of section ram."""
         self.blocks = {name: GuestBlock(i, block) for i, (name, block) in enumerate(blocks)}
         self.by_name = {block.name: block for block in self.blocks.values()}
+        self._touched, self._round_touched = {}, {}
 
     def set_page_size(self, page_size: int) -> None:
         """Give the target's page size, in bytes, before the first page is counted."""
@@ -192,6 +197,8 @@ class GuestMemory:
             if not rounds.is_complete(self.round) and not (everything and self.round_tallies):
                 break
             fold(self.round_tallies.pop(rounds.first, {}), self.pass_tallies)
+            for key, pages in self._round_touched.pop(rounds.first, {}).items():
+                self._touched[key] = self._touched.get(key, 0) + pages
             rounds.first += 1
         table = rounds.renumber()
         if table is not None:
@@ -274,8 +281,10 @@ class GuestMemory:
             counts=counts,
             blocks=blocks,
             final=final,
+            hot=self._hot() if self.iteration > 1 else (),
         )
         self.pass_tallies = {}
+        self._touched = {}
         self.iteration += 1
         self.position = (-1, -1)
         self._pass += 1
@@ -284,6 +293,20 @@ class GuestMemory:
             if self.rounds is None:
                 self._renumber([NEVER, *[LONG_AGO] * 255])
         return event
+
+    def _hot(self) -> tuple[HotRange, ...]:
+        """Where the pass that is running sent most of its pages."""
+        lowest, highest = self._pass, self._pass
+        if self.rounds is not None:
+            lowest, highest = self.rounds.mark_of(self._pass_began), LAST_PASS
+            self._pass_began = self.rounds.pass_began
+        return hot_ranges(
+            self._touched,
+            {block.index: (block.name, block.segments) for block in self.blocks.values()},
+            lowest,
+            highest,
+            self.page_size,
+        )
 
     def was_sent(self, block: GuestBlock, page: int) -> bool:
         """Whether a page has been sent before."""
@@ -340,6 +363,11 @@ class GuestMemory:
         self.records += len(pages)
         if segment is None:
             return 0
+        touched = self._touched
+        if self.rounds is not None and self.count_passes:
+            touched = self._round_touched.setdefault(max(round_, self.rounds.first), {})
+        key = block.index, number
+        touched[key] = touched.get(key, 0) + len(pages)
         base = number * PAGE_STATE_SEGMENT
         where: slice | NDArray[np.intp] = slice(first - base, last - base + 1)
         if last - first + 1 != len(pages):
@@ -368,6 +396,7 @@ class GuestMemory:
         self.records += 1
         if segment is None:
             return 0
+        self._touched[block.index, number] = self._touched.get((block.index, number), 0) + 1
         sent_before = segment[at] != NEVER
         segment[at] = self._pass
         return 1 if sent_before else 0

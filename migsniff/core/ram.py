@@ -57,6 +57,7 @@ class RamReader:
         self.block: GuestBlock | None = None
         self.flushes = 0
         self.where = ""
+        self.head = b""  # the header of the record whose contents are being stepped over
         self._lent: list[RamPages | PageFault] = []
         self._began: int | None = None  # where the records of the section that is being read begin
         self._ended = 0  # where the last whole record of it ends
@@ -387,6 +388,7 @@ class RamReader:
         if self.context.want_contents and queue.kept == "all":
             yield from queue.wait(header + length)
         self.where = f"page {address:#x} of {block.name}"
+        self.head = bytes(queue.data[queue.pos : queue.pos + header])
         if self.context.want_contents and queue.kept == "all":
             yield self._lent_record(block, word, header, length)
             queue.advance(header + length)

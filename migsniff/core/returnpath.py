@@ -10,7 +10,7 @@ import numpy as np
 from migsniff.core.bytequeue import ByteQueue, Steps
 from migsniff.core.context import Context
 from migsniff.core.errors import StreamProblem
-from migsniff.core.events import ColoMessage, Event, Finding, ReturnPathMessage
+from migsniff.core.events import ColoMessage, Event, Finding, ReturnPathMessage, problem_finding
 from migsniff.core.faults import Request
 from migsniff.core.messages import RETURN_PATH, Arguments
 from migsniff.core.pages import GuestBlock
@@ -34,6 +34,8 @@ PIECE = 1 << 16  # bytes of a received bitmap that are looked at together
 
 class ReturnPathReader:
     """Parses the messages; `shut` is the value of the last one, None before it came."""
+
+    head = b""
 
     def __init__(self, channel: str, queue: ByteQueue, context: Context) -> None:
         self.channel = channel
@@ -167,12 +169,10 @@ class ReturnPathReader:
         return finding
 
     def _finding(self, code: str, at: int, **details: object) -> Finding:
-        return Finding(
+        return problem_finding(
+            StreamProblem(code, **details),
             channel=self.channel,
             direction="rev",
             offset=at,
             size=self.queue.at - at,
-            severity="warn",
-            code=code,
-            message=StreamProblem(code, **details).text,
         )

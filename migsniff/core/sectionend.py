@@ -153,6 +153,8 @@ class EndSearch:
                 return candidate, True
             head = payload[behind : behind + MAX_ITEM_HEADER]
             fits = plausible(head, self.context, self.seen, ended=ended and bool(self.footer))
+            if fits and self.limit is not None and head and head[0] == ItemType.EOF:
+                fits = False  # a package has none
             if fits or (fits is None and not ended):
                 return candidate, bool(fits)
             start = candidate + 1

@@ -10,7 +10,7 @@ from migsniff.core.channel import CLASSIFY, DirectionDecoder, PreemptReader, cla
 from migsniff.core.colo import read_stream
 from migsniff.core.context import Context
 from migsniff.core.devices import DeviceStateBudget
-from migsniff.core.errors import StreamProblem, problem_text
+from migsniff.core.errors import StreamProblem
 from migsniff.core.events import (
     Arrival,
     Assumed,
@@ -21,7 +21,6 @@ from migsniff.core.events import (
     DirectionEnded,
     Ended,
     Event,
-    Finding,
     Learned,
     LearnedTls,
     Noted,
@@ -29,6 +28,7 @@ from migsniff.core.events import (
     TcpInfo,
     TlsFacts,
     Verdict,
+    problem_finding,
 )
 from migsniff.core.multifd import MultifdReader
 from migsniff.core.pagesize import FIRST_PAGES
@@ -144,21 +144,13 @@ class Session:
         requests = self.context.requests
         if requests.waiting:
             oldest = next(iter(requests.waiting.values()))
-            message = problem_text(
+            problem = StreamProblem(
                 "requests-unanswered",
                 count=len(requests.waiting) + requests.forgotten,
                 start=oldest.address,
                 name=oldest.block.name,
             )
-            yield Finding(
-                channel=oldest.channel,
-                direction="rev",
-                offset=oldest.offset,
-                size=0,
-                severity="note",
-                code="requests-unanswered",
-                message=message,
-            )
+            yield problem_finding(problem, channel=oldest.channel, direction="rev", offset=oldest.offset)
 
     def detach(self) -> None:
         """Within an iteration of `feed`: the chunk's data is wanted back, what is still needed is copied."""
@@ -262,7 +254,11 @@ class Session:
         elif noted.what == "tcp_info" and (leg := noted.facts.get("leg")) in ("source", "destination"):
             direction = "fwd" if leg == "destination" else "rev"
             offset = connection.queues[direction].wire_end
-            facts = {key: value for key, value in noted.facts.items() if isinstance(value, int | str)}
+            facts = {
+                key: value
+                for key, value in noted.facts.items()
+                if isinstance(value, str) or (isinstance(value, int) and abs(value) < 1 << 64)
+            }
             yield TcpInfo(channel=channel, direction=direction, offset=offset, size=0, leg=leg, facts=facts)
 
     def _first_bytes(self, connection: Connection, chunk: Chunk) -> Iterator[Event]:
@@ -351,10 +347,11 @@ class Session:
                 connection, *(classify(head, self.context, ended=True) or ("unknown", ""))
             )
         decoder = self._last = connection.decoders.get(ended.direction)
-        where = ""
+        where, inside, evidence = "", 0, ""
         if decoder is not None:
             yield from self._close(connection, decoder)
             where = decoder.where
+            inside, evidence = decoder.inside
         if ended.direction == "fwd" and (back := connection.return_path) is not None:
             # a destination answers SHUT 1 to a source that cancels
             connection.shut_behind_end = ended.by == "source" and back.shut is None
@@ -373,6 +370,8 @@ class Session:
             by=ended.by,
             error=ended.error,
             where=where,
+            inside=inside,
+            evidence=evidence,
         )
 
     def _close(self, connection: Connection, decoder: DirectionDecoder) -> Iterator[Event]:
@@ -392,15 +391,7 @@ class Session:
         for channel, syncs in facts.syncs.items() if finished else ():
             if syncs != expected:
                 problem = StreamProblem("multifd-syncs", found=syncs, expected=expected)
-                yield Finding(
-                    channel=channel,
-                    direction="fwd",
-                    offset=0,
-                    size=0,
-                    severity="warn",
-                    code=problem.code,
-                    message=problem.text,
-                )
+                yield problem_finding(problem, channel=channel, direction="fwd", offset=0)
         if facts.end is not None:
             yield from memory.last_pass(*facts.end)
 

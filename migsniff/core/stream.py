@@ -21,6 +21,7 @@ from migsniff.core.events import (
     RamSection,
     SectionType,
     Undecodable,
+    problem_finding,
 )
 from migsniff.core.livesections import live_section
 from migsniff.core.messages import COMMANDS, Arguments, resumed_command
@@ -79,6 +80,11 @@ class MainReader:
         within = self.ram.where or self.devices.where
         item = f"{self.item}, {within}" if within else self.item
         return f"the package, {item}" if self.in_package else item
+
+    @property
+    def head(self) -> bytes:
+        """The header of the page record whose contents are being read, or of the FULL section."""
+        return self.ram.head if self.ram.where else self.devices.head
 
     @property
     def between_iterations(self) -> bool:
@@ -463,13 +469,10 @@ class MainReader:
         )
 
     def _finding(self, offset: int, code: str, **details: object) -> Finding:
-        problem = StreamProblem(code, **details)
-        return Finding(
+        return problem_finding(
+            StreamProblem(code, **details),
             channel=self.channel,
             direction="fwd",
             offset=offset,
             size=self.queue.at - offset,
-            severity="warn",
-            code=code,
-            message=problem.text,
         )

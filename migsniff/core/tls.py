@@ -112,6 +112,7 @@ class TlsReader:
         self.closed = ""
         self.torn = False
         self._where = "between TLS records"
+        self.head = b""  # the header of the record that is being read
         self._messages = 0
         self._encrypted = False
         self._last = APPLICATION, 0
@@ -138,6 +139,7 @@ class TlsReader:
             kind, major, _, length = HEADER.unpack_from(queue.data, queue.pos)
             if not CHANGE_CIPHER <= kind <= HEARTBEAT or major != TLS_MAJOR or length > MAX_RECORD:
                 raise StreamProblem("tls-record", found=queue.peek(HEADER.size).hex(" "))
+            self.head = bytes(queue.data[queue.pos : queue.pos + HEADER.size])
             queue.advance(HEADER.size)
             self._where = "a TLS record"
             if self._is_clear(kind, length):

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from migsniff.core.events import Direction, EndKind, Party
 from migsniff.core.tls import TlsReader
-from migsniff.core.wire import PACKAGE_LOADED
+from migsniff.core.wire import EARLY, PACKAGE_LOADED
 
 if TYPE_CHECKING:
     from migsniff.core.session import Connection
@@ -21,7 +21,6 @@ HOW = {
 
 LOADING = f" while loading the package, whose PING {PACKAGE_LOADED} it did not answer"
 TOLD = 4  # channels whose end is told one by one
-EARLY = 4 << 20  # bytes that may be on their way when the destination refuses the first kilobyte
 
 Judgement = tuple[bool, str, str, int]
 """Fine or not, the outcome's name, the message, the wire offset of the main channel's end."""
@@ -79,13 +78,15 @@ def judge(connections: Sequence["Connection"], looks_like: Callable[[bytes], str
         if not main.main.in_package and _loading(main):
             what += LOADING
         return False, "failed", f"{what}; {first}, {place}", offset
+    if main.main.finished and first.by == "destination":  # it has read no description, if it gave up before
+        return False, "failed", f"all state was sent, then {first}, {place}; {_said(main, shut)}", offset
     if main.main.finished:
         return False, "truncated", f"the stream ends {place}; {ending}", offset
     if main.main.context.postcopy and not main.main.in_package:
         outcome, message = _postcopy(main, first)
         return False, outcome, f"{message}: {first}, {place}; {_said(main, shut)}", offset
     if first.by == "destination":
-        outcome = "refused" if _early(main) else ("reset" if first.how == "reset" else "failed")
+        outcome = "refused" if _early(main, connections) else ("reset" if first.how == "reset" else "failed")
         return False, outcome, f"{first}, {place}; {_said(main, shut)}", offset
     if first.by == "source" and first.how == "eof" and main.main.between_iterations:
         message = f"the source ended the migration between two sections, {place}; {_said(main, shut)}"
@@ -209,7 +210,7 @@ def _checkpoints(main: "Connection") -> str:
     )
 
 
-def _early(main: "Connection") -> bool:
+def _early(main: "Connection", connections: Sequence["Connection"]) -> bool:
     """Whether it ended so soon that the destination cannot have taken more than the RAM block list.
 
     It refuses a machine type, a configuration or a block as soon as it has read it; by then the source may
@@ -217,7 +218,7 @@ def _early(main: "Connection") -> bool:
     """
     assert main.main is not None
     first_pass = main.main.context.memory.iteration == 1
-    return first_pass and main.queues["fwd"].wire_end < EARLY
+    return first_pass and sum(each.queues["fwd"].wire_end for each in connections) < EARLY
 
 
 def _ending(main: "Connection", first: ConnectionEnd | None, shut: int | None) -> str:

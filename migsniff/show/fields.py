@@ -24,11 +24,22 @@ _ADDRESSES: Final = {"first", "last", "address", "length", "total", "start"}
 def tree(event: Event) -> Iterator[str]:
     """Lines for everything that `event` holds: a gutter with wire offset and size, then name and value."""
     for attribute in event.__struct_fields__:
-        if attribute not in _NOT_LISTED:
+        if attribute == "evidence":
+            yield from _evidence(event)
+        elif attribute not in _NOT_LISTED:
             yield from _facts(attribute, getattr(event, attribute), 0)
     if isinstance(event, DeviceSection):
         for state in event.fields:
             yield from field_lines(state, 0)
+
+
+def _evidence(event: Event) -> Iterator[str]:
+    """The bytes that prove a finding, where they stand."""
+    raw: str = getattr(event, "evidence", "")
+    if raw:
+        begin = event.offset - getattr(event, "inside", 0)
+        pairs = " ".join(raw[at : at + 2] for at in range(0, len(raw), 2))
+        yield _line(f"evidence: {escape(pairs)}", 0, begin, len(raw) // 2)
 
 
 def field_lines(field: Field, depth: int) -> Iterator[str]:
@@ -74,6 +85,8 @@ def _facts(label: str, value: object, depth: int) -> Iterator[str]:
         case int() if label in _ADDRESSES:
             yield _line(f"{label}: {value:#x} ({value})", depth)
         case None | "":
+            return
+        case 0 if label == "inside":
             return
         case _:
             yield _line(f"{label}: {_plain(value)}", depth)

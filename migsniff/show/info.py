@@ -4,8 +4,9 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from migsniff.core.events import DirectionEnded, Finding
+from migsniff.core.events import SEVERITIES, DirectionEnded
 from migsniff.show.fields import counts_text
+from migsniff.show.findings import severity
 from migsniff.show.migration import MigrationStats
 from migsniff.show.model import BlockStats, PassStats
 from migsniff.show.tls import rows as tls_rows
@@ -203,11 +204,9 @@ def pass_cells(row: PassStats) -> tuple[str, ...]:
 
 
 def finding_rows(stats: MigrationStats, count: int) -> list[str]:
-    """The first findings and errors, and how many more there are."""
-    rows = [
-        _labelled(found.severity if isinstance(found, Finding) else "error", escape(found.message))
-        for found in list(stats.findings)[:count]
-    ]
+    """The worst findings, of equally bad ones the first, and how many more there are."""
+    worst = sorted(stats.findings, key=lambda found: -SEVERITIES.index(severity(found)))
+    rows = [_labelled(severity(found), escape(found.message)) for found in worst[:count]]
     more = len(stats.findings) - len(rows) + stats.findings_omitted
     return [*rows, _labelled("", f"and {more} more findings")] if more else rows
 

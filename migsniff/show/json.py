@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from migsniff.core.events import UNLISTED, DescriptionFound, DeviceSection, Event, record
-from migsniff.show.select import selected
+from migsniff.show.select import Wanted, selected
 
 _encode: Final = msgspec.json.Encoder().encode
 _UNSAFE: Final = re.compile(r"[^\x00-\x7e]")
@@ -19,7 +19,7 @@ class JsonLog:
     """A show sink: with `array` one JSON array of records, otherwise an object a line.
 
     `write` gets one record a call. What ends the array goes to `write_last`, which must not lose it, so that
-    the array is valid JSON whenever `close` was called. `sections`: see `selected`.
+    the array is valid JSON whenever `close` was called. `sections` and `wanted`: see show/select.py.
     """
 
     def __init__(
@@ -28,12 +28,14 @@ class JsonLog:
         array: bool,
         *,
         sections: set[str] | None = None,
+        wanted: Wanted | None = None,
         write_last: Callable[[str], None] | None = None,
     ) -> None:
         self._write = write
         self._write_last = write_last or write
         self._array = array
         self._sections = sections
+        self._wanted = wanted
         self._began = False
         self._migration: str | None = None
 
@@ -41,8 +43,14 @@ class JsonLog:
         """Write the record of one event; runs of pages have no record."""
         if isinstance(event, UNLISTED) or not selected(self._sections, event):
             return
+        if self._wanted is not None and not self._wanted(migration, time, event):
+            return
         self._migration = migration
         self._write(self._element(object_text(migration, time, event)))
+
+    def extra(self, record: dict[str, object]) -> None:
+        """Write a record that is of no event."""
+        self._write(self._element(json.dumps(_plain(record), separators=(",", ":"))))
 
     def dropped(self, count: int) -> str:
         """The record that says how many records are missing here because the log was read too slowly."""

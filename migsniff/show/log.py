@@ -1,22 +1,32 @@
 """The log: records in the wanted format, on their way to a file descriptor, up to where it was to stop."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from migsniff.core.events import Configuration, DeviceSection, Event, Verdict
+from migsniff.filter.compile import Column, Filter
+from migsniff.show.columns import ColumnsLog, Layout
 from migsniff.show.json import JsonLog
 from migsniff.show.output import Output
 from migsniff.show.select import selected
 from migsniff.show.text import TextLog
 from migsniff.values.explain import explain
 
-Format = Literal["text", "json", "ndjson"]
+if TYPE_CHECKING:
+    from migsniff.statistics.table import Table
+
+Format = Literal["text", "json", "ndjson", "fields"]
 
 
 @dataclass(frozen=True, slots=True)
 class LogOptions:
-    """What the user asked of the log. `count` records, `duration` µs or `size` bytes of migration end it."""
+    """What the user asked of the log. `count` records, `duration` µs or `size` bytes of migration end it.
+
+    `statistics`: tables behind the records of each migration (-z); `quiet`: nothing but those. `wanted`: the
+    records that -Y asks for; `columns` and their `layout`: what -T fields prints of them.
+    """
 
     format: Format = "text"
     verbose: bool = False
@@ -28,11 +38,23 @@ class LogOptions:
     size: int | None = None
     prefix: bool = False
     color: bool = False
+    statistics: tuple[str, ...] = ()
+    quiet: bool = False
+    wanted: Filter | None = None
+    columns: tuple[Column, ...] = ()
+    layout: Layout = field(default_factory=Layout)
 
     @property
     def fields(self) -> bool:
-        """Whether device state is to be decoded to fields: programs and -V want it."""
-        return self.verbose or self.format != "text"
+        """Whether device state is to be decoded to fields: programs and -V want it, and some filters."""
+        whole = self.verbose if self.format == "text" else self.format != "fields"
+        return (whole or self.looked_at) and not self.quiet
+
+    @property
+    def looked_at(self) -> bool:
+        """Whether a filter or column looks at fields of device state."""
+        looking = [column.fields for column in self.columns]
+        return any(looking) or (self.wanted is not None and self.wanted.fields)
 
 
 class Log:
@@ -51,7 +73,7 @@ class Log:
         self._read: dict[tuple[str, str, str], int] = {}
         self._machines: dict[str, str] = {}
         self._text: TextLog | None = None
-        self._sink: TextLog | JsonLog
+        self._sink: TextLog | JsonLog | ColumnsLog
         if options.format == "text":
             self._sink = self._text = TextLog(
                 self._write,
@@ -59,13 +81,24 @@ class Log:
                 time_format=options.time_format,
                 color=options.color,
                 sections=options.sections,
+                wanted=options.wanted,
                 prefix=options.prefix,
+            )
+        elif options.format == "fields":
+            self._sink = ColumnsLog(
+                self._write,
+                options.columns,
+                options.layout,
+                write_header=lambda text: self._output.write_last(text),
+                sections=options.sections,
+                wanted=options.wanted,
             )
         else:
             self._sink = JsonLog(
                 self._write,
                 options.format == "json",
                 sections=options.sections,
+                wanted=options.wanted,
                 write_last=lambda text: self._output.write_last(text),
             )
         self._output = Output(
@@ -101,9 +134,18 @@ class Log:
             stream = migration, event.channel, event.direction
             self._read[stream] = max(self._read.get(stream, 0), event.offset + event.size)
             self._full = self._full or sum(self._read.values()) > options.size
-        if not self.ended:
+        if not self.ended and not options.quiet:
             self._kept = isinstance(event, Verdict)
             self._sink.show(migration, time, self._explained(migration, event))
+
+    def tables(self, migration: str, tables: "Sequence[Table]") -> None:
+        """Write statistics of a migration."""
+        self._kept, self._left = True, None
+        for table in tables:
+            if isinstance(self._sink, JsonLog):
+                self._sink.extra(table.to_dict(migration))
+            else:
+                self._write(f"\n{table.text(migration)}")
 
     def close(self) -> None:
         """End the log, and write what waits."""

@@ -70,9 +70,14 @@ _PACKAGE_PONGS: Final = (3, 0x42)
 
 
 class MigrationStats:
-    """What is known of one migration. Times are microseconds, as in events; `to_dict` gives seconds."""
+    """What is known of one migration. Times are microseconds, as in events; `to_dict` gives seconds.
 
-    def __init__(self, migration: str, *, source: str = "", destination: str = "") -> None:
+    Of its passes the first FIRST_PASSES and the last `keep_passes` are kept.
+    """
+
+    def __init__(
+        self, migration: str, *, source: str = "", destination: str = "", keep_passes: int = LAST_PASSES
+    ) -> None:
         self.migration = migration
         self.source = source
         self.destination = destination
@@ -92,7 +97,7 @@ class MigrationStats:
         self.ram_sections = 0
         self.live_sections: dict[str, int] = {}
         self.first_passes: list[PassStats] = []
-        self.last_passes: deque[PassStats] = deque(maxlen=LAST_PASSES)
+        self.last_passes: deque[PassStats] = deque(maxlen=keep_passes)
         self.passes = 0
         self.devices = 0
         self.device_bytes = 0
@@ -101,6 +106,8 @@ class MigrationStats:
         self.largest_devices: list[DeviceStats] = []
         self.tls: TlsDirections = {}
         self.switchover: int | None = None
+        self.heard_before: int | None = None
+        """When bytes of the main channel came last before those that tell of the switchover."""
         self.postcopy = False
         self.faults = FaultStats()
         self.discarded = 0
@@ -117,18 +124,18 @@ class MigrationStats:
         self._item_end = 0
         self._item_ended = 0
         self._next_item_began: int | None = None
+        self._heard = 0  # when bytes of the main channel came last, before those that are being decoded
+        self._heard_before_item = 0
         self._stopped_at: dict[str, int] = {}
 
     def progress(self, time: int, channel: str, direction: Direction, offset: int) -> None:
         """Bytes up to `offset` have arrived: for throughput, and for the time at which a section begins."""
         self._advance(time, channel, direction, offset)
-        if (
-            self._next_item_began is None
-            and offset > self._item_end
-            and direction == "fwd"
-            and channel == "main"
-        ):
-            self._next_item_began = time
+        if direction == "fwd" and channel == "main":
+            if self._next_item_began is None and offset > self._item_end:
+                self._next_item_began = time
+                self._heard_before_item = self._heard
+            self._heard = time
 
     def _advance(self, time: int, channel: str, direction: Direction, offset: int) -> None:
         if time > self.elapsed:
@@ -220,7 +227,10 @@ class MigrationStats:
 
     def _section(self, time: int, event: Section) -> None:
         if event.section_type == "END" and self.switchover is None:
-            self._switchover(self._item_ended if self._next_item_began is None else self._next_item_began)
+            began = self._next_item_began
+            if began is None:
+                began, self._heard_before_item = self._item_ended, self._heard
+            self._switchover(began, self._heard_before_item)
         if isinstance(event, DeviceSection):
             self._device(time, event)
         elif isinstance(event, LiveSection) and (
@@ -236,10 +246,11 @@ class MigrationStats:
             self._item_end = end
             self._item_ended = time
             self._next_item_began = time if self.bytes.get(("main", "fwd"), 0) > end else None
+            self._heard_before_item = self._heard
 
-    def _switchover(self, time: int) -> None:
+    def _switchover(self, time: int, heard_before: int) -> None:
         if self.switchover is None:
-            self.switchover = time
+            self.switchover, self.heard_before = time, heard_before
             self.phase = "switchover"
 
     def _device(self, time: int, event: DeviceSection) -> None:
@@ -301,9 +312,9 @@ class MigrationStats:
 
     def _command(self, time: int, event: CommandSent) -> None:
         if event.name == "SWITCHOVER_START":
-            self._switchover(time)
+            self._switchover(time, self._heard)
         elif event.name in ("POSTCOPY_RAM_DISCARD", "POSTCOPY_LISTEN"):
-            self._switchover(time)
+            self._switchover(time, self._heard)
             self.postcopy = True
             if isinstance(pages := event.arguments.get("pages"), int):
                 self.discarded += pages

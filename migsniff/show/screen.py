@@ -10,6 +10,7 @@ from rich.text import Text
 
 from migsniff.core.events import Undecodable
 from migsniff.show.info import PASS_HEADINGS, pass_cells, pass_line, share, shown_blocks
+from migsniff.show.matching import Matching
 from migsniff.show.migration import MigrationStats
 from migsniff.show.tls import rows as tls_rows
 from migsniff.show.words import escape, memory, name, number, rate, seconds, wire
@@ -22,23 +23,33 @@ Now = Callable[[MigrationStats], int]
 
 
 def draw(
-    running: Sequence[MigrationStats], height: int, *, listening: Iterable[str] = (), now: Now | None = None
+    running: Sequence[MigrationStats],
+    height: int,
+    *,
+    listening: Iterable[str] = (),
+    now: Now | None = None,
+    matching: Matching | None = None,
 ) -> RenderableType:
     """The migrations that run, in at most `height` lines: one in full, several in a few lines each.
 
-    `now` tells a migration's present time in microseconds; without it that of its last event.
+    `now` tells a migration's present time in microseconds; without it that of its last event. Below
+    stand the last records that match a display filter, in a third of the lines.
     """
     now = now or _last_time
+    below = _matching(matching, height // 3) if matching is not None else []
+    height -= len(below)
     if not running:
-        return Group(
-            *(
-                _line(f"waiting for a connection on {escape(endpoint)}")
-                for endpoint in list(listening)[:height]
-            )
-        )
+        above = [_line(f"waiting for a connection on {escape(endpoint)}") for endpoint in listening][:height]
+        return Group(*above, *below)
     if len(running) == 1:
-        return Group(*_in_full(running[0], height, now(running[0])))
-    return Group(*_compact(running, height, now))
+        return Group(*_in_full(running[0], height, now(running[0])), *below)
+    return Group(*_compact(running, height, now), *below)
+
+
+def _matching(matching: Matching, height: int) -> list[Text]:
+    if height < 1:
+        return []
+    return [_line(matching.title, "bold"), *map(_line, matching.last(height - 1))]
 
 
 def _last_time(stats: MigrationStats) -> int:

@@ -1,8 +1,11 @@
-"""Which events a reader asked for with --section."""
+"""Which events a reader asked for with --section, and (`Wanted`) with -Y."""
+
+from collections.abc import Callable
 
 from migsniff.core.events import (
     DirtySync,
     Event,
+    Finding,
     MultifdPacket,
     MultifdSync,
     RamBlocks,
@@ -10,6 +13,9 @@ from migsniff.core.events import (
     Undecodable,
     Verdict,
 )
+
+Wanted = Callable[[str, int, Event], bool]
+"""(the migration's id, time in microseconds, event) -> whether a display filter lets it through."""
 
 
 def selected(sections: set[str] | None, event: Event) -> bool:
@@ -20,8 +26,9 @@ def selected(sections: set[str] | None, event: Event) -> bool:
     """
     if sections is None or isinstance(event, (Undecodable, Verdict)):
         return True
-    if isinstance(event, Section):
-        idstr = event.idstr
-        names = (idstr, f"{idstr}/{event.instance_id}", idstr.rpartition("/")[2])
+    if isinstance(event, Section | Finding):
+        called = event.section if isinstance(event, Finding) else f"{event.idstr}/{event.instance_id}"
+        idstr = called.rpartition("/")[0]
+        names = (idstr, called, idstr.rpartition("/")[2])
         return any(wanted in sections for wanted in names)
     return isinstance(event, (RamBlocks, DirtySync, MultifdPacket, MultifdSync)) and "ram" in sections

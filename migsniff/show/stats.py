@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from migsniff.core.events import Direction, Event
-from migsniff.show.migration import MigrationStats
+from migsniff.show.migration import LAST_PASSES, MigrationStats
 
 MAX_FINISHED: Final = 16
 
@@ -14,6 +14,7 @@ class Stats:
     """A show sink that keeps the model of each migration: all that run, and the last MAX_FINISHED others."""
 
     by_migration: dict[str, MigrationStats] = field(default_factory=dict)
+    keep_passes: int = LAST_PASSES
 
     def begins(self, migration: str, source: str = "", destination: str = "") -> MigrationStats:
         """A migration begins between these two ends."""
@@ -21,7 +22,9 @@ class Stats:
             : -MAX_FINISHED or None
         ]:
             del self.by_migration[finished]
-        stats = MigrationStats(migration, source=source, destination=destination)
+        stats = MigrationStats(
+            migration, source=source, destination=destination, keep_passes=self.keep_passes
+        )
         self.by_migration[migration] = stats
         return stats
 

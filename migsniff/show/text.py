@@ -48,7 +48,7 @@ from migsniff.core.events import (
 )
 from migsniff.show.fields import counts_text, tree
 from migsniff.show.latency import REQUESTS, FaultStats
-from migsniff.show.select import selected
+from migsniff.show.select import Wanted, selected
 from migsniff.show.tls import end_text, facts_text
 from migsniff.show.words import escape, memory, name, place, rate, seconds, several
 
@@ -68,6 +68,9 @@ HOW_ENDED: Final = {
     "refused": "connection refused",
     "error": "error",
 }
+
+COMPARED: Final = (DeviceSection, RamBlocks, DirtySync, Verdict)
+"""Records that something is kept of, for the lines of later ones."""
 
 Line = tuple[str, str, str]
 """Type, section/instance, what matters."""
@@ -91,7 +94,7 @@ class TextLog:
     that a channel has carried between two syncs.
     `time_format`: "r" seconds since the migration's first connection, "ad" UTC date and time, for which
     `start_time` or `begins` must have told when that was. `prefix` puts the migration's id before each line.
-    `sections`: see `selected`.
+    `sections`: see `selected`. With `wanted`, every record that it lets through has a line, and none else.
     """
 
     def __init__(
@@ -103,6 +106,7 @@ class TextLog:
         start_time: datetime | None = None,
         color: bool = False,
         sections: set[str] | None = None,
+        wanted: Wanted | None = None,
         prefix: bool = False,
     ) -> None:
         self._write = write
@@ -111,6 +115,8 @@ class TextLog:
         self._start_time = start_time
         self._color = color
         self._sections = sections
+        self._wanted = wanted
+        self._each = verbose or wanted is not None  # also packets and page faults one by one
         self.prefix = prefix
         self._past: dict[str, _Past] = {}
 
@@ -120,18 +126,22 @@ class TextLog:
 
     def show(self, migration: str, time: int, event: Event) -> None:
         """Write the record of one event; runs of pages have no line."""
-        if isinstance(event, UNLISTED) or (isinstance(event, MultifdPacket) and not self._verbose):
+        if isinstance(event, UNLISTED) or (isinstance(event, MultifdPacket) and not self._each):
             return
         past = self._past.get(migration)
         if past is None:
             past = self._past[migration] = _Past(self._start_time)
         taken = past.faults.update(time, event)
-        if not self._verbose and self._together(migration, past, time, event):
+        if not self._each and self._together(migration, past, time, event):
+            return
+        wanted = self._wanted is None or self._wanted(migration, time, event)
+        # also of what is not wanted where the next line is compared with it
+        if not wanted and not isinstance(event, COMPARED):
             return
         kind, section, info = _describe(past, time, event, taken)
         if isinstance(event, Verdict):
             del self._past[migration]
-        if self._sections is not None and not selected(self._sections, event):
+        if not wanted or not selected(self._sections, event):
             return
         clock = self._clock(past, time)
         arrow = ">" if event.direction == "fwd" else "<"
@@ -247,7 +257,8 @@ def _describe(past: _Past, time: int, event: Event, taken: int | None) -> Line:
         case Undecodable():
             return "bad", "-", f"{escape(event.message)} [{name(event.code)}]{place(event.where)}"
         case Finding():
-            return event.severity, "-", f"{escape(event.message)} [{name(event.code)}]"
+            section = name(event.section) if event.section else "-"
+            return event.severity, section, f"{escape(event.message)} [{name(event.code)}]"
         case DirectionEnded():
             error = f" ({name(event.error)})" if event.error else ""
             return "end", "-", f"{HOW_ENDED[event.how]} from {event.by}{error}{place(event.where)}"

@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.text import Text
 
 from migsniff.show.info import summary_lines
+from migsniff.show.matching import Matching
 from migsniff.show.migration import MigrationStats
 from migsniff.show.screen import draw
 from migsniff.show.words import escape, several
@@ -19,6 +20,7 @@ REFRESH_SECONDS: Final = 0.25
 MESSAGES_HELD: Final = 200
 SMALLEST: Final = (40, 10)
 SUMMARY_PASSES: Final = 5
+MATCHING_LEFT: Final = 20  # lines of records that stay behind the view
 
 
 def usable(console: Console) -> bool:
@@ -37,7 +39,7 @@ class LiveView:
     """Draws what `stats_by_migration` holds, a few times a second, from `start` to `stop`.
 
     The models are read while the event loop fills them; nothing waits for the terminal but the view's thread.
-    `listening`: the endpoints that are shown while nothing happens.
+    `listening`: the endpoints that are shown while nothing happens. `matching`: records that a filter wants.
     """
 
     def __init__(
@@ -46,9 +48,11 @@ class LiveView:
         console: Console,
         *,
         listening: Iterable[str] = (),
+        matching: Matching | None = None,
     ) -> None:
         self.listening = tuple(listening)
         self._stats = stats_by_migration
+        self._matching = matching
         self._console = console
         self._messages: deque[str] = deque()
         self._messages_lost = 0
@@ -90,6 +94,10 @@ class LiveView:
                 live.update(Text(), refresh=True)
             self._say()
             self._summarise([key for key in list(self._stats) if key not in self._summarised])
+            if self._matching is not None:
+                self._console.print(Text(self._matching.title))
+                for line in self._matching.last(MATCHING_LEFT):
+                    self._console.print(Text(line))
         except (OSError, ValueError):  # the terminal is gone, or its file is closed
             return
 
@@ -120,7 +128,13 @@ class LiveView:
         """A fault of the view must not end it silently, nor anything else."""
         try:
             running = [stats for stats in list(self._stats.values()) if stats.verdict is None]
-            return draw(running, self._console.height - 1, listening=self.listening, now=self._now)
+            return draw(
+                running,
+                self._console.height - 1,
+                listening=self.listening,
+                now=self._now,
+                matching=self._matching,
+            )
         except Exception as error:
             return Text(f"the live view failed: {error!r}; the forwarding is not touched", style="red")
 

@@ -1,0 +1,167 @@
+"""`migsniff check`: will the guest of a capture load at a destination?"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from migsniff.compare.checker import Checker
+from migsniff.compare.inventory import Inventory
+from migsniff.compare.schema import MAX_BYTES, Schema, is_schema, read_schema
+from migsniff.core.errors import CaptureError, UsageError
+from migsniff.core.events import Event, Finding, Verdict
+from migsniff.descriptions import open_descriptions
+from migsniff.offline import survey
+from migsniff.show.findings import dump
+from migsniff.show.words import escape, name, several
+
+LOADS, FAILS = 0, 1
+HEAD: Final = 4096
+MAX_FINDINGS: Final = 10_000
+
+
+class Check:
+    """A sink that checks one migration; `findings` in the order in which the destination meets them."""
+
+    def __init__(self, destination: Inventory | Schema) -> None:
+        self.checker = Checker(destination)
+        self.found: list[Finding] = []
+        self.beyond = 0
+        self.events = 0
+        self.verdict: Verdict | None = None
+
+    def show(self, migration: str, time: int, event: Event) -> None:
+        """Take one event into account."""
+        self.events += not isinstance(event, Verdict | Finding)
+        if isinstance(event, Verdict):
+            self.verdict = event
+        for finding in self.checker.see(event):
+            self._keep(finding)
+
+    def close(self) -> None:
+        """Nothing is pending."""
+
+    def findings(self) -> list[Finding]:
+        """All of them: sections are told once when they come, and once more when they are described."""
+        return [*sorted(self.found, key=lambda one: one.offset), *self.checker.finish()]
+
+    def _keep(self, finding: Finding) -> None:
+        if len(self.found) < MAX_FINDINGS:
+            self.found.append(finding)
+        else:
+            self.beyond += 1
+
+
+def check(options: argparse.Namespace) -> int:
+    """Print what stands against each migration; returns the exit code. Raises UsageError."""
+    if options.file == "-" and options.against == "-":
+        raise UsageError("standard input cannot be both sides")
+    found: dict[str, Check] = {}
+    worst = LOADS
+
+    def begin(migration: str) -> list[Check]:
+        found[migration] = Check(destination)
+        return [found[migration]]
+
+    def done(migration: str) -> None:
+        nonlocal worst
+        one = found.pop(migration)
+        if one.verdict is None or one.verdict.outcome in ("not-a-stream", "empty", "opaque"):
+            told = one.verdict.message if one.verdict else "nothing in it"
+            raise CaptureError(f"{options.file}: {escape(told)}")
+        findings = one.findings()
+        worst = max(worst, FAILS if any(each.severity == "error" for each in findings) else LOADS)
+        if options.format == "json":
+            json.dump(to_dict(migration, one, findings), sys.stdout, indent=2)
+            print()
+        else:
+            render(migration, one, findings, print)
+
+    try:
+        destination = read_destination(options.against)
+        survey(
+            options.file,
+            begin,
+            done,
+            port=options.port,
+            offset=options.offset,
+            snapshot=options.snapshot,
+            known=open_descriptions(options),
+            fields=True,
+        )
+    except CaptureError as error:  # 1 would say that the guest does not load
+        raise UsageError(str(error)) from error
+    return worst
+
+
+def read_destination(path: str) -> Inventory | Schema:
+    """What a file tells of a destination. Raises CaptureError."""
+    try:
+        with open(path, "rb") as file:
+            if is_schema(file.read(HEAD)):
+                file.seek(0)
+                text = file.read(MAX_BYTES + 1)
+                if len(text) > MAX_BYTES:
+                    raise CaptureError(f"{path}: larger than {MAX_BYTES} bytes")
+                return read_schema(text)
+    except OSError:  # a folder, or not there: open_source tells it in its own words
+        pass
+    found: list[Inventory] = []
+
+    def begin(migration: str) -> list[Inventory]:
+        if found:
+            raise CaptureError(f"{path}: several migrations, which of them is the destination's?")
+        found.append(Inventory())
+        return found
+
+    survey(path, begin, lambda migration: None, fields=True)
+    if not found or not (found[0].sections or found[0].blocks):
+        told = found[0].verdict.message if found and found[0].verdict else "nothing in it"
+        raise CaptureError(f"{path}: nothing of a destination in it: {escape(told)}")
+    return found[0]
+
+
+def to_dict(migration: str, one: Check, findings: list[Finding]) -> dict[str, object]:
+    """Everything as one JSON object."""
+    return {
+        "migration": migration,
+        "loads": not any(each.severity == "error" for each in findings),
+        "findings": [msgspec.to_builtins(each) for each in findings],
+        "omitted": one.beyond,
+        "not_compared": not_compared(one),
+    }
+
+
+def render(migration: str, one: Check, findings: list[Finding], out: Callable[[str], None]) -> None:
+    """Write the answer, the findings in stream order, and what was not compared, a line a call."""
+    errors = [each for each in findings if each.severity == "error"]
+    out(f"migration {name(migration)}")
+    for each in findings:
+        where = f" {name(each.section)}" if each.section else ""
+        where += f" {escape(each.field)}" if each.field else ""
+        out(f"  {each.severity} {each.offset}{where} [{each.code}]")
+        out(f"    {escape(each.message)}")
+        for line in dump(each.offset, bytes.fromhex(each.evidence)):
+            out(f"      {line}")
+    if one.beyond:
+        out(f"and {one.beyond} more findings")
+    out("")
+    out("Not compared:")
+    for words in not_compared(one):
+        out(f"  {escape(words)}")
+    out("")
+    if errors:
+        out(f"Will fail ({several(len(errors), 'error')}); first: {escape(errors[0].message)}")
+    else:
+        out("Loads, as far as can be told")
+
+
+def not_compared(one: Check) -> list[str]:
+    """What nobody looked at, in words."""
+    words = one.checker.omitted()
+    if one.verdict is not None and not one.verdict.ok:
+        words.append(f"what is not in the stream, or behind what cannot be read: {one.verdict.message}")
+    return words

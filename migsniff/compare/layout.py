@@ -1,0 +1,172 @@
+"""Where the fields of a section do not have the places in which the destination reads them."""
+
+import re
+from collections.abc import Iterator, Sequence
+from itertools import groupby, zip_longest
+from typing import Final, NamedTuple
+
+from migsniff.compare.schema import SchemaField, State
+from migsniff.core.events import Field
+from migsniff.show.words import name
+
+MAX_DEPTH: Final = 16
+FIXED: Final = re.compile(
+    r"u?int(8|16|32|64)\b.*|bool|buffer|unused_buffer|timer|struct|pci config|pci irq state"
+)
+"""Types whose size on the wire is that of the field; others write what they like."""
+VARYING: Final = ("qtailq", "qlist", "gtree", "virtio", "opaque")
+"""Types that say themselves in the stream how long they are, or of which nothing is known."""
+INDEX: Final = re.compile(r"\[\d+\]$")
+
+
+class Misfit(NamedTuple):
+    """The first field that does not fit, in words; `certain`: its length is not told by the stream."""
+
+    path: str
+    words: str
+    certain: bool
+
+
+def misfit(stream: Sequence[Field], device: Sequence[Field]) -> Misfit | None:
+    """Compare a section with the destination's own; names may differ, bytes may not."""
+    return _fields(stream, device, "", set(), 0)
+
+
+def subsections(fields: Sequence[Field]) -> Iterator[Field]:
+    """The subsections at any depth, in stream order."""
+    waiting = list(reversed(fields))
+    while waiting:
+        field = waiting.pop()
+        if field.type == "subsection":
+            yield field
+        waiting += reversed(field.children)
+
+
+def _fields(
+    stream: Sequence[Field], device: Sequence[Field], above: str, counts: set[int], depth: int
+) -> Misfit | None:
+    if _total(stream) == _total(device):  # a field may have been divided, or one that is unused given a use
+        return None
+    for here, there in zip_longest(_arrays(stream), _arrays(device)):
+        if there is None:
+            return _alone(here, above, "the destination has no such field")
+        if here is None:
+            return _alone(there, above, "the stream has no such field")
+        if (found := _array(here, there, above, counts, depth)) is not None:
+            return found
+        counts.update(one.value for one in here if isinstance(one.value, int))
+    return None
+
+
+def _alone(array: list[Field], above: str, words: str) -> Misfit | None:
+    if array[0].type in VARYING or not (size := _total(array)):
+        return None
+    # an array without elements does not show at all
+    return Misfit(f"{above}{array[0].name}", f"{words} ({size} bytes)", array[0].index is None)
+
+
+def _array(here: list[Field], there: list[Field], above: str, counts: set[int], depth: int) -> Misfit | None:
+    """Compare a field, or the elements of an array of structs."""
+    one, other = here[0], there[0]
+    own, its = _total(here), _total(there)
+    if one.type in VARYING or other.type in VARYING or own == its or depth > MAX_DEPTH:
+        return None
+    path = f"{above}{one.name}"
+    if one.name != other.name:
+        words = f"{own} bytes in the stream, where the destination has {name(other.name)}, {its} bytes"
+        return Misfit(path, words, bool(FIXED.fullmatch(one.type) and FIXED.fullmatch(other.type)))
+    lengths = _elements(here), _elements(there)
+    if lengths[0] != lengths[1]:
+        words = f"{lengths[0]} elements in the stream, {lengths[1]} at the destination"
+        told = lengths[0] in counts  # the stream itself may have said how many there are
+        return Misfit(path, words, not told and FIXED.fullmatch(one.type) is not None)
+    for element, its_own in zip(here, there, strict=True):
+        if element.children and its_own.children:
+            inner = _fields(element.children, its_own.children, f"{path}.", counts, depth + 1)
+            if inner is not None:
+                return inner
+    words = f"{own} bytes in the stream, {its} at the destination"
+    return Misfit(path, words, not one.children and FIXED.fullmatch(one.type) is not None)
+
+
+def _arrays(fields: Sequence[Field]) -> Iterator[list[Field]]:
+    """Fields without subsections, the elements of an array together."""
+    plain = (one for one in fields if one.type != "subsection")
+    for _, group in groupby(plain, key=lambda one: (one.name, one.index is None)):
+        yield list(group)
+
+
+def _total(fields: Sequence[Field]) -> int:
+    return sum(_size(one, 0) for one in fields if one.type != "subsection")
+
+
+def _elements(array: Sequence[Field]) -> int:
+    return sum(1 if one.array_len is None else one.array_len for one in array)
+
+
+def _size(field: Field, depth: int) -> int:
+    """Bytes without subsections, which come only when they are needed."""
+    if not field.children or depth > MAX_DEPTH:
+        return field.size
+    inner = [one for one in field.children if one.type == "subsection"]
+    if inner:
+        return field.size - sum(one.size for one in inner)
+    return field.size - sum(one.size - _size(one, depth + 1) for one in field.children if one.children)
+
+
+# ---------------------------------------------------------------- against a schema
+
+
+def schema_misfit(
+    stream: Sequence[Field], state: State, version: int, renamed: list[str], above: str = "", depth: int = 0
+) -> Misfit | None:
+    """Compare a section with what -dump-vmstate tells of its vmstate: names, and array lengths if told.
+
+    `renamed` is told the structs whose names differ on both sides: nothing can be said of those.
+    """
+    here = _grouped(one for one in stream if one.type not in ("subsection", "opaque"))
+    there: dict[str, list[SchemaField]] = {}
+    for field in state.fields:
+        there.setdefault(field.name, []).append(field)
+    extra = [label for label in here if label not in there]
+    absent = [
+        label
+        for label, group in there.items()
+        if label not in here and any(_must(one, version) for one in group)
+    ]
+    if extra and all(label in here for label in there):  # else it may be another's new name
+        return Misfit(above + extra[0], "the destination has no such field", certain=True)
+    if absent and not extra:
+        # -dump-vmstate tells since QEMU 10.0 only which are arrays of a length that may be 0
+        return Misfit(above + absent[0], "the stream has no such field", there[absent[0]][0].num is not None)
+    if extra:
+        renamed.append(above + extra[0])
+        return None
+    for label, fields in here.items():
+        if len(there[label]) != 1:
+            continue
+        field = there[label][0]
+        length = _elements(fields)
+        if field.num is not None and field.num > 1 and length != field.num and fields[0].type != "null":
+            words = f"{length} elements in the stream, {field.num} at the destination"
+            return Misfit(above + label, words, certain=True)
+        if field.inside is not None and fields[0].children and depth < MAX_DEPTH:
+            path = f"{above}{label}."
+            inner = field.inside
+            found = schema_misfit(fields[0].children, inner, inner.version_id, renamed, path, depth + 1)
+            if found is not None:
+                return found
+    return None
+
+
+def _must(field: SchemaField, version: int) -> bool:
+    """Whether a field always comes: structs without a number may be an array, which may have no elements."""
+    array = field.num == 0 or (field.num is None and field.inside is not None)
+    return not field.exists and field.version_id <= version and field.size > 0 and not array
+
+
+def _grouped(fields: Iterator[Field]) -> dict[str, list[Field]]:
+    found: dict[str, list[Field]] = {}
+    for field in fields:
+        found.setdefault(INDEX.sub("", field.name), []).append(field)
+    return found

@@ -1,0 +1,65 @@
+"""The bytes that an event was read from, for what is the same in each stream: headers, footers, messages.
+
+An event holds all that such a record says, and the decoder has checked the rest: the bytes can be had again
+without having been kept. Where that is not so (a name that is not plain text), there are none.
+"""
+
+import struct
+
+from migsniff.core.events import CommandSent, RamBlock, RamBlocks, ReturnPathMessage, Section
+from migsniff.core.wire import ItemType, RamFlag
+
+KINDS = {
+    "START": ItemType.SECTION_START,
+    "PART": ItemType.SECTION_PART,
+    "END": ItemType.SECTION_END,
+    "FULL": ItemType.SECTION_FULL,
+}
+
+
+def plain(text: str) -> bytes | None:
+    """A name as it stood in the stream; None if it may have been made readable."""
+    return text.encode() if text.isascii() and text.isprintable() and "\\" not in text else None
+
+
+def section_header(section: Section) -> bytes:
+    """The header of a section."""
+    head = struct.pack(">BI", KINDS[section.section_type], section.section_id)
+    if section.section_type not in ("START", "FULL"):
+        return head
+    name = plain(section.idstr)
+    if name is None:
+        return head
+    return head + bytes([len(name)]) + name + struct.pack(">II", section.instance_id, section.version_id)
+
+
+def section_footer(section: Section) -> bytes:
+    """The footer of a section that has one."""
+    return struct.pack(">BI", ItemType.SECTION_FOOTER, section.section_id) if section.footer else b""
+
+
+def message(event: ReturnPathMessage) -> bytes:
+    """A message of the return path with one number, or none."""
+    values = list(event.arguments.values())
+    body = struct.pack(">I", values[0]) if len(values) == 1 and isinstance(values[0], int) else b""
+    return struct.pack(">HH", event.message, event.size - 4) + body
+
+
+def command(event: CommandSent) -> bytes:
+    """The header of a command."""
+    return struct.pack(">BHH", ItemType.COMMAND, event.command, max(0, event.size - 5))
+
+
+def block_entry(event: RamBlocks, wanted: RamBlock) -> tuple[int, bytes]:
+    """Wire offset and bytes of a RAM block in the list, up to its length; none if that cannot be told."""
+    at = event.offset + 8
+    place = event.offset, struct.pack(">Q", event.total | RamFlag.MEM_SIZE)
+    found = place
+    for block in event.blocks:
+        name = plain(block.name)
+        if name is None:
+            return place
+        if block is wanted:
+            found = at, bytes([len(name)]) + name + struct.pack(">Q", block.length)
+        at += 1 + len(name) + 8 * (1 + (block.page_size is not None) + (block.address is not None))
+    return found if at == event.offset + event.size else place  # mapped RAM has more in between

@@ -1,0 +1,37 @@
+"""`migsniff expert`: what is worth knowing of the migrations in a file, by severity."""
+
+import argparse
+import json
+import sys
+
+from migsniff.descriptions import open_descriptions
+from migsniff.offline import survey
+from migsniff.show.findings import Findings, render, to_dict
+
+
+def findings(options: argparse.Namespace) -> int:
+    """Print the findings of each migration; returns the exit code."""
+    found: dict[str, Findings] = {}
+
+    def begin(migration: str) -> list[Findings]:
+        found[migration] = Findings(options.severity)
+        return [found[migration]]
+
+    def done(migration: str) -> None:
+        one = found.pop(migration)
+        if options.format == "json":
+            json.dump(to_dict(migration, one), sys.stdout, indent=2)
+            print()
+        else:
+            render(migration, one, print)
+
+    return survey(
+        options.file,
+        begin,
+        done,
+        port=options.port,
+        offset=options.offset,
+        snapshot=options.snapshot,
+        known=open_descriptions(options),
+        fields=True,
+    )

@@ -1,0 +1,284 @@
+"""`migsniff check`, its parts, and what hostile files do to it. Real destinations: test_check_qemu.py."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from migsniff.cli import main
+from migsniff.compare.layout import misfit
+from migsniff.compare.pciconfig import capabilities, difference, extended_capabilities, msix_vectors
+from migsniff.compare.schema import MACHINE, read_schema
+from migsniff.core.errors import CaptureError
+from migsniff.core.events import Field
+from tests.streams import BLOCKS, EOF, HEADER, configuration, full, ram_end, ram_start
+from tests.test_samples import NAMES, SAMPLES
+
+
+def checked(
+    capsys: pytest.CaptureFixture[str], capture: Path, against: Path
+) -> tuple[int, list[tuple[str, str]], dict[str, Any]]:
+    code = main(["check", str(capture), "--against", str(against), "-T", "json", "--descriptions", "none"])
+    found: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return code, [(each["code"], each["message"]) for each in found["findings"]], found
+
+
+def written(
+    path: Path, *, machine: bytes = b"pc", blocks: dict[bytes, int] = BLOCKS, more: bytes = b""
+) -> Path:
+    path.write_bytes(HEADER + configuration(machine) + ram_start(blocks) + ram_end() + more + EOF)
+    return path
+
+
+# ---------------------------------------------------------------- streams
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_sample_fits_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, findings, found = checked(capsys, SAMPLES / name, SAMPLES / name)
+    assert code == 0, findings
+    assert [each for each in found["findings"] if each["severity"] == "warn"] == []
+    assert found["not_compared"]
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "expected"),
+    [
+        ({"machine": b"a"}, {"machine": b"b"}, "Machine type received is 'a' and local is 'b'"),
+        ({"blocks": {b"x": 4096}}, {"blocks": {b"y": 4096}}, 'Unknown ramblock "x", cannot accept migration'),
+        (
+            {"blocks": {b"x": 4096}},
+            {"blocks": {b"x": 8192}},
+            "Size mismatch: x: 0x1000 != 0x2000: Invalid argument",
+        ),
+        ({"more": full(7, b"dev", b"abcd", instance=3)}, {}, "Unknown savevm section or instance 'dev' 3."),
+        (
+            {"more": full(7, b"dev", b"abcd", version=4)},
+            {"more": full(7, b"dev", b"abcd", version=2)},
+            "savevm: unsupported version 4 for 'dev' v2",
+        ),
+    ],
+)
+def test_what_fails(
+    here: dict[str, Any],
+    there: dict[str, Any],
+    expected: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    capture, against = written(tmp_path / "here", **here), written(tmp_path / "there", **there)
+    code, findings, found = checked(capsys, capture, against)
+    assert code == 1
+    assert not found["loads"]
+    assert findings[0][1].startswith(expected)
+    assert main(["check", str(capture), "--against", str(against), "--descriptions", "none"]) == 1
+    out = capsys.readouterr().out
+    assert expected in out.splitlines()[-1]
+    assert "Not compared:" in out
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "code"),
+    [
+        ({"blocks": {b"/rom@x": 4096}}, {"blocks": {b"/rom@x": 8192}}, "check-block-resized"),
+        ({"more": full(7, b"globalstate", b"abcd")}, {}, "check-section-maybe"),
+        ({}, {"more": full(7, b"dev", b"abcd")}, "check-extra-sections"),
+        ({"blocks": {b"x": 4096}}, {"blocks": {b"x": 4096, b"y": 4096}}, "check-extra-blocks"),
+    ],
+)
+def test_what_need_not_fail(
+    here: dict[str, Any], there: dict[str, Any], code: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result, findings, _ = checked(capsys, written(tmp_path / "a", **here), written(tmp_path / "b", **there))
+    assert result == 0
+    assert code in [each for each, _ in findings]
+
+
+def test_errors_are_in_stream_order_with_their_bytes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capture = written(tmp_path / "here", machine=b"a", blocks={b"x": 4096}, more=full(7, b"dev", b"abcd"))
+    _, _, found = checked(capsys, capture, written(tmp_path / "there", machine=b"b"))
+    errors = [each for each in found["findings"] if each["severity"] == "error"]
+    assert [each["code"] for each in errors] == [
+        "check-machine",
+        "check-block-unknown",
+        "check-section-unknown",
+    ]
+    assert [each["offset"] for each in errors] == sorted(each["offset"] for each in errors)
+    data = capture.read_bytes()
+    for each in errors[1:]:
+        evidence = bytes.fromhex(each["evidence"])
+        assert evidence
+        assert data[each["offset"] :].startswith(evidence)
+
+
+# ---------------------------------------------------------------- what cannot be read
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"nonsense",
+        HEADER,
+        b"{" + b"[" * 100_000,
+        b'{"vmschkmachine": 1}',
+        b'{"vmschkmachine": {"Name": "a"}, "x": []}',
+    ],
+)
+def test_a_destination_that_is_none(
+    content: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "bad"
+    path.write_bytes(content)
+    assert (
+        main(["check", str(written(tmp_path / "a")), "--against", str(path), "--descriptions", "none"]) == 2
+    )
+    assert capsys.readouterr().err.startswith("migsniff: ")
+
+
+def test_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good, none = str(written(tmp_path / "a")), str(tmp_path / "none")
+    assert main(["check", none, "--against", good, "--descriptions", "none"]) == 2
+    assert main(["check", good, "--against", none, "--descriptions", "none"]) == 2
+    assert main(["check", "-", "--against", "-"]) == 2
+    assert main(["check", good]) == 2
+    capsys.readouterr()
+
+
+# ---------------------------------------------------------------- schemas
+
+
+def schema(**state: Any) -> dict[str, Any]:
+    description = {"name": "dev", "version_id": 1, "minimum_version_id": 1, "Fields": [], **state}
+    return {MACHINE: {"Name": "pc"}, "dev-class": {"Name": "dev-class", "Description": description}}
+
+
+@pytest.mark.parametrize(
+    ("version", "state", "expected"),
+    [
+        (1, {}, None),
+        (2, {}, "savevm: unsupported version 2 for 'dev' v1"),
+        (
+            1,
+            {"version_id": 3, "minimum_version_id": 2},
+            "dev: incoming version_id 1 is too old for local minimum",
+        ),
+    ],
+)
+def test_versions_of_a_schema(
+    version: int,
+    state: dict[str, Any],
+    expected: str | None,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = tmp_path / "schema"
+    path.write_text(json.dumps(schema(**state)))
+    capture = written(tmp_path / "a", more=full(7, b"0000:00:01.0/dev", b"abcd", version=version))
+    code, findings, found = checked(capsys, capture, path)
+    assert code == (expected is not None)
+    if expected:
+        assert (
+            expected.replace("'dev'", "'0000:00:01.0/dev'").replace("dev: ", "0000:00:01.0/dev: ")
+            in findings[0][1]
+        )
+    assert any("-dump-vmstate has none" in words for words in found["not_compared"])
+
+
+def test_a_schema_that_is_too_deep_is_no_schema() -> None:
+    state: dict[str, Any] = {"name": "x"}
+    for _ in range(40):
+        state = {"name": "x", "Subsections": [state]}
+    known = read_schema(json.dumps(schema(Subsections=[state])).encode())
+    assert known.find("dev")[0].known_subsections() == {"x"}
+    text = b'{"vmschkmachine":{"Name":"a"},"d":{"Description":' + b'{"name":"x","Subsections":[' * 20_000
+    with pytest.raises(CaptureError, match="not what qemu -dump-vmstate writes"):
+        read_schema(text)
+
+
+# ---------------------------------------------------------------- fields
+
+
+def leaf(name: str, size: int, value: int | None = None, kind: str = "uint8", **more: Any) -> Field:
+    return Field(name=name, type=kind, offset=0, size=size, value=value, **more)
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "path", "certain"),
+    [
+        ([leaf("a", 1)], [leaf("a", 1)], None, None),
+        ([leaf("a", 4)], [leaf("renamed", 4)], None, None),
+        ([leaf("a", 4)], [leaf("a", 1), leaf("b", 3)], None, None),  # divided
+        ([leaf("a", 4)], [leaf("a", 8)], "a", True),
+        ([leaf("a", 4, array_len=4)], [leaf("a", 8, array_len=8)], "a", True),
+        (
+            [leaf("n", 1, 4), leaf("a", 4, array_len=4)],
+            [leaf("n", 1, 8), leaf("a", 8, array_len=8)],
+            "a",
+            False,
+        ),
+        ([leaf("a", 1), leaf("b", 2)], [leaf("a", 1)], "b", True),
+        ([leaf("a", 1)], [leaf("a", 1), leaf("b", 2)], "b", True),
+        ([leaf("q", 9, kind="qtailq")], [leaf("q", 1, kind="qtailq")], None, None),
+        ([leaf("s", 9, kind="subsection")], [], None, None),
+        ([leaf("h", 9, kind="handmade")], [leaf("h", 1, kind="handmade")], "h", False),
+    ],
+)
+def test_layouts(here: list[Field], there: list[Field], path: str | None, certain: bool | None) -> None:
+    found = misfit(here, there)
+    assert (found and found.path, found and found.certain) == (path, certain)
+
+
+# ---------------------------------------------------------------- PCI
+
+
+def config(vectors: int = 4, *, size: int = 256) -> bytearray:
+    """A device with an MSI-X capability at 0x98."""
+    data = bytearray(size)
+    data[0:4] = b"\xf4\x1a\x00\x10"
+    data[0x06], data[0x34] = 0x10, 0x98
+    data[0x98:0xA4] = bytes([0x11, 0, vectors - 1, 0, 1, 0, 0, 0, 1, 8, 0, 0])
+    return data
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "differs"),
+    [
+        (0x00, 0x36, True),
+        (0x02, 0x44, True),
+        (0x04, 0x07, False),  # the guest's
+        (0x06, 0x00, True),
+        (0x06, 0x18, False),  # another status bit
+        (0x3C, 0x0B, False),
+        (0x34, 0x84, True),
+        (0x50, 0xFF, False),  # in no capability
+        (0x9A, 0x07, True),
+        (0x9B, 0x80, False),  # MSI-X enabled
+        (0x9C, 0x02, True),
+    ],
+)
+def test_bytes_of_pci_configuration(at: int, value: int, differs: bool) -> None:
+    stream = config()
+    stream[at] = value
+    found = difference(bytes(stream), bytes(config()))
+    assert (found is not None) is differs
+    if found is not None:
+        assert (found.at, found.read, found.device) == (at, value, config()[at])
+        assert found.certain
+    assert msix_vectors(bytes(config(7))) == 7
+
+
+@given(st.binary(max_size=300), st.binary(max_size=300))
+def test_any_bytes_are_some_configuration(one: bytes, other: bytes) -> None:
+    for size in (256, 4096):
+        stream, device = one.ljust(size, one[-1:] or b"\0"), other.ljust(size, other[-1:] or b"\xff")
+        assert len(list(capabilities(device))) <= 64
+        assert len(list(extended_capabilities(device))) <= 1024
+        found = difference(stream, device)
+        assert found is None or (found.read ^ found.device) & found.mask
+        assert difference(device, device) is None
