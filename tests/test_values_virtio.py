@@ -39,6 +39,7 @@ GUESTS = {
     "10.0 q35": ("10.0", "x86_64", Q35),
     "10.0 legacy": ("10.0", "x86_64", "-M pc -m 64" + DEVICES.format(bus="pci,disable-modern=on")),
     "10.0 packed": ("10.0", "x86_64", "-M q35 -m 64" + DEVICES.format(bus="pci,packed=on")),
+    "10.0 pseries": ("10.0", "ppc64", "-M pseries -m 256" + PCI),
     "10.0 virt": ("10.0", "aarch64", "-M virt -m 64" + MMIO),
     "10.0 virt modern": ("10.0", "aarch64", "-M virt -m 64 -global virtio-mmio.force-legacy=off" + MMIO),
     "7.2 ccw": ("7.2", "s390x", S390X + CCW),
@@ -262,6 +263,21 @@ def test_many_beginnings_of_subsections_are_no_burden() -> None:
     raw = head + header * 100_000
     field = Field("virtio", "virtio", 7, len(raw), raw=raw)
     assert virtio_state(section(field, idstr="a/virtio-rng")) is not None
+
+
+@pytest.mark.parametrize("device", ["virtio-console", "virtio-net"])
+def test_no_device_makes_many_fields_of_few_facts(device: str) -> None:
+    """A megabyte of ones in place of a device's own state: a field for all of it, or a few hundred."""
+    head = next(field for idstr, field in BLOBS if "mmio" in idstr and idstr.endswith("rng")).raw[:46]
+    raw = head + b"\xff" * (1 << 20)
+    for junk in (
+        raw,
+        head + struct.pack(">HHI", 0, 0, 1 << 24) + raw,
+        head + bytes(545) + b"\xff" * (1 << 20),
+    ):
+        field = Field("virtio", "virtio", 7, len(junk), raw=junk)
+        explained = explain(section(field, idstr=f"virtio-mmio@1/{device}"))
+        assert sum(1 for _ in walk(explained.fields)) < 700
 
 
 def test_a_device_that_is_none_has_no_state() -> None:

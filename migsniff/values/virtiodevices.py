@@ -9,6 +9,9 @@ from migsniff.values.tables import virtio
 from migsniff.values.virtiofeatures import feature_names, features_words, kind_of
 
 MAC: Final = 6
+MAX_PAIRS: Final = (
+    511  # of queues, whether a pair is a port or a part of a network card: VIRTIO_QUEUE_MAX is 1024
+)
 
 Part = Callable[[Image, int], None]
 """Reads the state that a kind of device has between the queues and the subsections; the guest's features."""
@@ -91,7 +94,7 @@ def net(image: Image, features: int) -> None:
     if left >= 4:
         image.number("max_queue_pairs", 2)
         pairs = image.number("curr_queue_pairs", 2)
-        for pair in range(1, min(pairs, left // 4)):
+        for pair in range(1, min(pairs, left // 4, MAX_PAIRS)):
             image.number("tx_waiting", 4, index=pair)
     if offloads:
         image.number("curr_guest_offloads", 8, words=features_words("virtio-net"))
@@ -110,7 +113,7 @@ def console(image: Image, features: int) -> None:
     image.number("cols", 2)
     image.number("rows", 2)
     ports = image.number("max_nr_ports", 4)
-    if ports > 32 * image.left:
+    if ports > MAX_PAIRS:
         raise Short
     for word in range((ports + 31) // 32):
         image.number("ports_map", 4, index=word)
