@@ -5,14 +5,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
-from migsniff.core.events import Configuration, DeviceSection, Event, Verdict
+from migsniff.core.events import DeviceSection, Event, Verdict
 from migsniff.filter.compile import Column, Filter
 from migsniff.show.columns import ColumnsLog, Layout
 from migsniff.show.json import JsonLog
 from migsniff.show.output import Output
 from migsniff.show.select import selected
 from migsniff.show.text import TextLog
-from migsniff.values.explain import explain
+from migsniff.values.explain import Explainer
 
 if TYPE_CHECKING:
     from migsniff.statistics.table import Table
@@ -71,7 +71,7 @@ class Log:
         self._full = False
         self._kept = False  # what is being written must not be dropped
         self._read: dict[tuple[str, str, str], int] = {}
-        self._machines: dict[str, str] = {}
+        self._explainer = Explainer()
         self._text: TextLog | None = None
         self._sink: TextLog | JsonLog | ColumnsLog
         if options.format == "text":
@@ -136,7 +136,9 @@ class Log:
             self._full = self._full or sum(self._read.values()) > options.size
         if not self.ended and not options.quiet:
             self._kept = isinstance(event, Verdict)
-            self._sink.show(migration, time, self._explained(migration, event))
+            if not isinstance(event, DeviceSection) or selected(options.sections, event):
+                event = self._explainer.explained(migration, event)
+            self._sink.show(migration, time, event)
 
     def tables(self, migration: str, tables: "Sequence[Table]") -> None:
         """Write statistics of a migration."""
@@ -151,16 +153,6 @@ class Log:
         """End the log, and write what waits."""
         self._sink.close()
         self._output.close()
-
-    def _explained(self, migration: str, event: Event) -> Event:
-        """Device state with its meaning, which may depend on the machine type."""
-        if isinstance(event, Configuration):
-            self._machines[migration] = event.machine
-        elif isinstance(event, Verdict):
-            self._machines.pop(migration, None)
-        elif isinstance(event, DeviceSection) and event.fields and selected(self._options.sections, event):
-            return explain(event, self._machines.get(migration, ""))
-        return event
 
     def _write(self, text: str) -> None:
         if self._kept:

@@ -8,6 +8,7 @@ from migsniff.core.events import Event
 from migsniff.filter.compile import Filter
 from migsniff.show.text import TextLog
 from migsniff.show.words import escape, several
+from migsniff.values.explain import Explainer
 
 KEPT: Final = 200
 
@@ -20,6 +21,7 @@ class Matching:
         self._expression = escape(wanted.expression)
         self._lines: deque[str] = deque(maxlen=KEPT)
         self._log = TextLog(self._write, wanted=wanted)
+        self._explainer = Explainer()
 
     def begins(self, migration: str, start_time: datetime, *, several: bool) -> None:
         """A migration begins, beside others or not."""
@@ -28,7 +30,7 @@ class Matching:
 
     def show(self, migration: str, time: int, event: Event) -> None:
         """Keep the line of an event that matches."""
-        self._log.show(migration, time, event)
+        self._log.show(migration, time, self._explainer.explained(migration, event))
 
     def close(self) -> None:
         """Nothing is pending."""

@@ -2,7 +2,7 @@
 
 from msgspec.structs import replace
 
-from migsniff.core.events import DeviceSection, Field
+from migsniff.core.events import Configuration, DeviceSection, Event, Field, Verdict
 from migsniff.values import msix, pci, virtio  # noqa: F401 - each registers what it knows
 from migsniff.values.meaning import DEVICES, TYPES, Place
 
@@ -21,6 +21,23 @@ def explain(section: DeviceSection, machine: str = "") -> DeviceSection:
         fields = device(fields, place)
     fields = _explained(fields, place, "")
     return section if fields is section.fields else replace(section, fields=fields)
+
+
+class Explainer:
+    """Explains the device sections among the events of migrations, each with its machine type."""
+
+    def __init__(self) -> None:
+        self._machines: dict[str, str] = {}
+
+    def explained(self, migration: str, event: Event) -> Event:
+        """The event itself, or a device section with its meaning."""
+        if isinstance(event, DeviceSection):
+            return explain(event, self._machines.get(migration, ""))
+        if isinstance(event, Configuration):
+            self._machines[migration] = event.machine
+        elif isinstance(event, Verdict):
+            self._machines.pop(migration, None)
+        return event
 
 
 def _explained(fields: tuple[Field, ...], place: Place, prefix: str) -> tuple[Field, ...]:
