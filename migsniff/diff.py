@@ -64,9 +64,8 @@ def _diff(options: argparse.Namespace, stack: ExitStack) -> int:
         for source, path, label in zip(sources, paths, ("A", "B"), strict=True)
     )
     tally = Tally()
-    if not contents:
-        reason = ", ".join(without) if options.ram else "as --no-ram asks"
-        tally.not_compared.append(f"guest memory: {reason}")
+    if options.ram and without:
+        tally.not_compared.append(f"guest memory: {', '.join(without)}")
     for one, path in ((left, paths[0]), (right, paths[1])):
         tally.not_compared += _gaps(one, path)
     found = _all(left, right, ignore, tally)

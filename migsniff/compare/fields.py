@@ -52,21 +52,22 @@ class Trees(NamedTuple):
 
         Not `whole`: one side breaks off in here, so that what it lacks means nothing.
         """
-        counts = _elements(left), _elements(right)
+        counts = [Counter(field.name for field in side) for side in (left, right)]
+        arrays = {field.name for field in (*left, *right) if field.index is not None}
         for step, one, other in paired(left, right):
             here = place.below(step)
             if self.ignore.all_of(here.path):
                 continue
+            field = one or other
             if one is not None and other is not None:
                 yield from self._pair(one, other, here, whole=whole)
+            elif field is None or not whole:
                 continue
-            field = one or other
-            if field is None or not whole:
-                continue
-            if field.index is None:
+            elif field.name not in arrays:
                 what = "subsection" if field.type == "subsection" else "field"
                 yield _difference("structure", what, here, one, other, *map(_make_text, (one, other)))
-            elif field.index == min(count[field.name] for count in counts):  # an array is told once
+            else:  # told once
+                arrays.discard(field.name)
                 lengths = [several(count[field.name], "element") for count in counts]
                 array = place.below(name(field.name))
                 yield _difference("structure", "array length", array, one, other, *lengths)
@@ -124,8 +125,10 @@ class Trees(NamedTuple):
             and "timer" not in (one.type, other.type)
         ):
             yield from self._bytes(one, other, place, [])
-        else:
+        elif one.value is None or not _equal(one.value, other.value):
             yield from self._told(place, one, other, (value_text(one), value_text(other)))
+        elif one.size == other.size:  # another byte for the same value, or another meaning
+            yield from self._bytes(one, other, place, [])
 
     def _array(
         self, one: Field, other: Field, left: Sequence[Value], right: Sequence[Value], place: Place
@@ -218,12 +221,14 @@ class Trees(NamedTuple):
 
 
 def paired(left: Sequence[Field], right: Sequence[Field]) -> Iterator[tuple[str, Field | None, Field | None]]:
-    """Fields of the same name (and index, and place among several of that name), with the step to them."""
-    others = dict(_keyed(right))
-    for key, one in _keyed(left):
-        yield _step(*key), one, others.pop(key, None)
-    for key, other in others.items():
-        yield _step(*key), None, other
+    """The fields that have the same name, and number among those of that name, with the step to them."""
+    mine, its = dict(_keyed(left)), dict(_keyed(right))
+    arrays = {field.name for field in (*left, *right) if field.index is not None}
+    arrays |= {text for text, number in (*mine, *its) if number}
+    for key in mine | its:
+        text, number = key
+        step = f"{name(text)}[{number}]" if text in arrays else name(text)
+        yield step, mine.get(key), its.get(key)
 
 
 def same(left: Sequence[Field], right: Sequence[Field]) -> bool:
@@ -238,7 +243,6 @@ def same_field(one: Field, other: Field) -> bool:
         and one.name == other.name
         and one.type == other.type
         and one.size == other.size
-        and one.index == other.index
         and one.array_len == other.array_len
         and one.version == other.version
         and (bool(one.raw) or _equal(one.value, other.value))
@@ -246,27 +250,18 @@ def same_field(one: Field, other: Field) -> bool:
     )
 
 
-Key = tuple[str, int | None, int]
+Key = tuple[str, int]
 
 
 def _keyed(fields: Sequence[Field]) -> Iterator[tuple[Key, Field]]:
-    """Each field with its name, its index, and how many such came before it."""
-    seen: Counter[tuple[str, int | None]] = Counter()
+    """Each field with its name, and how many of that name came before it.
+
+    That is an array's index: QEMU 10 describes the last element of some arrays as a field of its own.
+    """
+    seen: Counter[str] = Counter()
     for field in fields:
-        key = field.name, field.index
-        yield (*key, seen[key]), field
-        seen[key] += 1
-
-
-def _step(field: str, index: int | None, again: int) -> str:
-    """A field in a path: its name, [index], and #n for the nth more of that name."""
-    step = name(field) if index is None else f"{name(field)}[{index}]"
-    return f"{step}#{again}" if again else step
-
-
-def _elements(fields: Sequence[Field]) -> Counter[str]:
-    """How many elements each array of structs has."""
-    return Counter(field.name for field in fields if field.index is not None)
+        yield (field.name, seen[field.name]), field
+        seen[field.name] += 1
 
 
 def _equal(one: Value, other: Value) -> bool:

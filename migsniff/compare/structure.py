@@ -9,7 +9,7 @@ from migsniff.compare.side import Key, Side
 from migsniff.core.events import Configuration, RamBlock, Section
 from migsniff.show.words import escape, memory, name
 
-ORDER_SHOWN: Final = 8
+ORDER_SHOWN: Final = 6
 
 Text = str | None
 Texts = Sequence[Text]
