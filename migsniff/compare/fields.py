@@ -54,6 +54,7 @@ class Trees(NamedTuple):
         """
         counts = [Counter(field.name for field in side) for side in (left, right)]
         arrays = {field.name for field in (*left, *right) if field.index is not None}
+        told: set[str] = set()
         for step, one, other in paired(left, right):
             here = place.below(step)
             if self.ignore.all_of(here.path):
@@ -66,8 +67,8 @@ class Trees(NamedTuple):
             elif field.name not in arrays:
                 what = "subsection" if field.type == "subsection" else "field"
                 yield _difference("structure", what, here, one, other, *map(_make_text, (one, other)))
-            else:  # told once
-                arrays.discard(field.name)
+            elif field.name not in told:
+                told.add(field.name)
                 lengths = [several(count[field.name], "element") for count in counts]
                 array = place.below(name(field.name))
                 yield _difference("structure", "array length", array, one, other, *lengths)
