@@ -23,6 +23,7 @@ def parser() -> argparse.ArgumentParser:
     _add_info(commands.add_parser("info", help="one screen about a capture or a dump"))
     _add_expert(commands.add_parser("expert", help="what is worth knowing of a capture or a dump: findings"))
     _add_check(commands.add_parser("check", help="whether a guest would load at a destination, and why not"))
+    _add_diff(commands.add_parser("diff", help="what is not the same in two captures or dumps"))
     _add_export(commands.add_parser("export", help="a capture as packets, for Wireshark"))
     _add_analyze(commands.add_parser("analyze", help="what QEMU's scripts/analyze-migration.py prints"))
     _add_descriptions(
@@ -161,6 +162,43 @@ def _add_check(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-T", dest="format", choices=("text", "json"), default="text", help="output format")
     _add_port(parser)
     _add_place(parser)
+    _add_known(parser)
+
+
+def _add_diff(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Compare two migrations: structure, then values, then guest memory page by page. Exit code 0: "
+        "the same, 1: they differ, 2: one of them cannot be read."
+    )
+    parser.add_argument("left", metavar="A")
+    parser.add_argument("right", metavar="B", help="captures, dumps, packet captures or standard input (-)")
+    parser.add_argument(
+        "--ignore",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="leave out what stands at paths that match (timer/0.cpu_ticks*), or values that always differ: "
+        "clocks, registers (repeatable)",
+    )
+    parser.add_argument("-q", dest="brief", action="store_true", help="say only whether they differ")
+    parser.add_argument("-V", dest="verbose", action="store_true", help="the offsets in both as well")
+    parser.add_argument("-T", dest="format", choices=("text", "json"), default="text", help="output format")
+    parser.add_argument("--no-ram", dest="ram", action="store_false", help="do not compare guest memory")
+    each = "given twice: of A, and of B"
+    parser.add_argument(
+        "--port", type=_port, action="append", default=[], metavar="N", help=f"of a packet capture; {each}"
+    )
+    parser.add_argument(
+        "--offset",
+        type=_offset,
+        action="append",
+        default=[],
+        metavar="N",
+        help=f"where the stream begins in the file; {each}",
+    )
+    parser.add_argument(
+        "--snapshot", action="append", default=[], metavar="NAME|ID", help=f"of a qcow2 disk image; {each}"
+    )
     _add_known(parser)
 
 

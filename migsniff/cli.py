@@ -146,6 +146,12 @@ def _check(options: argparse.Namespace) -> int:
     return check(options)
 
 
+def _diff(options: argparse.Namespace) -> int:
+    from migsniff.diff import diff
+
+    return diff(options)
+
+
 def _export(options: argparse.Namespace) -> int:
     from migsniff.export import export
 
@@ -177,6 +183,7 @@ RUN: Final[dict[str, Callable[[argparse.Namespace], int]]] = {
     "info": _info,
     "expert": _expert,
     "check": _check,
+    "diff": _diff,
     "export": _export,
     "analyze": _analyze,
     "descriptions": _descriptions,

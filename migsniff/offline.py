@@ -79,6 +79,19 @@ def survey(
     `begin` gives the sinks of a migration by its id, `done` is called when it has its verdict.
     """
     source = open_source(path, port=port, offset=offset, snapshot=snapshot)
+    return survey_source(source, begin, done, known=known, fields=fields, contents=contents)
+
+
+def survey_source(
+    source: Source,
+    begin: Callable[[str], Sequence[Sink]],
+    done: Callable[[str], None],
+    *,
+    known: Descriptions | None = None,
+    fields: bool = False,
+    contents: bool = False,
+) -> int:
+    """What `survey` does, of a file that is open."""
     if isinstance(source, PcapSource):
         budget = DeviceStateBudget()
 

@@ -8,6 +8,7 @@ from migsniff.core.events import (
     Configuration,
     DescriptionFound,
     DeviceSection,
+    EndOfStream,
     Event,
     LiveSection,
     RamBlock,
@@ -26,7 +27,7 @@ class Inventory:
 
     `sections` are by (idstr, instance id), in the order in which they began; of a device the last word that
     was said of it (exact where there was a description), of a live section its first. `omitted`: sections
-    beyond MAX_SECTIONS.
+    beyond MAX_SECTIONS. `ended`: all state has been sent.
     """
 
     configuration: Configuration | None = None
@@ -35,6 +36,7 @@ class Inventory:
     sections: dict[tuple[str, int], Section] = field(default_factory=dict)
     commands: list[str] = field(default_factory=list)
     described: bool = False
+    ended: bool = False
     verdict: Verdict | None = None
     omitted: int = 0
 
@@ -64,6 +66,8 @@ class Inventory:
                 self.commands.append(event.name)
             case DescriptionFound():
                 self.described = True
+            case EndOfStream():
+                self.ended = True
             case Verdict():
                 self.verdict = event
 

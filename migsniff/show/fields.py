@@ -59,6 +59,11 @@ def field_lines(field: Field, depth: int) -> Iterator[str]:
         yield from field_lines(child, depth + 1)
 
 
+def value_text(field: Field) -> str:
+    """What a leaf holds, and what that means."""
+    return ", ".join(filter(None, (_value(field), escape(field.meaning))))
+
+
 def _line(text: str, depth: int, offset: int | str = "", size: int | str = "") -> str:
     return f"{offset:>{GUTTER}} {size:>7}  {'  ' * depth}{text}"
 

@@ -90,6 +90,14 @@ class PageStates:
         segment = self._segments.get((block, page // SEGMENT))
         return UNSENT if segment is None else int(segment[page % SEGMENT])
 
+    def numbers(self, block: str) -> list[int]:
+        """The segments of a block in which pages have come, ascending."""
+        return sorted(number for name, number in self._segments if name == block)
+
+    def segment(self, block: str, number: int) -> "States | None":
+        """The states of the pages of one segment; None if none of them has come."""
+        return self._segments.get((block, number))
+
     def count(self, mark: int) -> int:
         """How many pages have a mark."""
         return sum(int(np.count_nonzero(segment & mark)) for segment in self._segments.values())
