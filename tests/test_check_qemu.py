@@ -125,7 +125,7 @@ def test_the_prediction_is_what_happens(
     assert loads is (pair in LOAD), said
     code, findings = checked(capsys, capture, against)
     errors = [each["message"] for each in findings if each["severity"] == "error"]
-    assert (code, bool(errors)) == (0, False) if loads else (1, True), (said, errors)
+    assert (code, bool(errors)) == ((0, False) if loads else (1, True)), (said, errors)
     if not loads:
         first = next(line for line in map(core, said) if core(errors[0]) in line or "load of" not in line)
         assert core(errors[0]) in first

@@ -101,3 +101,13 @@ def test_what_cannot_be_read_is_trouble(tmp_path: Path, capfd: pytest.CaptureFix
     code, _, err = diff(capfd, "x86-72-pc", str(nothing))
     assert code == 2
     assert "Traceback" not in err
+
+
+def test_a_side_is_read_to_its_description() -> None:
+    """A sink's `ended` would stop the reading: an inventory must have no such thing."""
+    from migsniff.compare.inventory import Inventory
+    from migsniff.offline import survey
+
+    found = Inventory()
+    survey(str(SAMPLES / "x86-72-pc"), lambda migration: [found], lambda migration: None, fields=True)
+    assert (found.all_sent, found.described, found.verdict is not None) == (True, True, True)

@@ -27,7 +27,7 @@ class Inventory:
 
     `sections` are by (idstr, instance id), in the order in which they began; of a device the last word that
     was said of it (exact where there was a description), of a live section its first. `omitted`: sections
-    beyond MAX_SECTIONS. `ended`: all state has been sent.
+    beyond MAX_SECTIONS. `all_sent`: the EOF has come.
     """
 
     configuration: Configuration | None = None
@@ -36,7 +36,7 @@ class Inventory:
     sections: dict[tuple[str, int], Section] = field(default_factory=dict)
     commands: list[str] = field(default_factory=list)
     described: bool = False
-    ended: bool = False
+    all_sent: bool = False
     verdict: Verdict | None = None
     omitted: int = 0
 
@@ -67,7 +67,7 @@ class Inventory:
             case DescriptionFound():
                 self.described = True
             case EndOfStream():
-                self.ended = True
+                self.all_sent = True
             case Verdict():
                 self.verdict = event
 

@@ -69,7 +69,7 @@ class Memory(NamedTuple):
 
     def known(self, block: str, number: int) -> Flags:
         """Which pages of a segment the destination has: what a whole stream does not send is zero."""
-        whole = self.side.inventory.ended
+        whole = self.side.inventory.all_sent
         states = self.files.states.segment(block, number)
         if states is None:
             return np.full(SEGMENT, whole)

@@ -115,7 +115,7 @@ def _sections(left: Side, right: Side) -> Iterator[Difference]:
             yield from _changed("version of section", path, versions, pair)
             continue
         lacks = 0 if one is None else 1
-        if (left, right)[lacks].inventory.ended:
+        if (left, right)[lacks].inventory.all_sent:
             yield _one(
                 "section", path, [None if each is None else _section_text(each) for each in pair], pair
             )
