@@ -10,34 +10,32 @@ compared.
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-SIZE, EXPRESS_SIZE = 0x100, 0x1000
-STATUS, HEADER_TYPE, FIRST_BAR, CAPABILITIES = 0x06, 0x0E, 0x10, 0x34
-HAS_CAPABILITIES: Final = 0x10
-BRIDGE: Final = 1
-POWER, MSI, VENDOR, SUBSYSTEM, EXPRESS, MSIX = 0x01, 0x05, 0x09, 0x0D, 0x10, 0x11
+from migsniff.values.tables import pci, virtio
+
+SIZE, EXPRESS_SIZE = pci.PCI_CFG_SPACE_SIZE, pci.PCI_CFG_SPACE_EXP_SIZE
 VIRTIO_VENDOR: Final = b"\xf4\x1a"
-VIRTIO_PCI_WINDOW: Final = 5  # VIRTIO_PCI_CAP_PCI_CFG: the guest writes into it
 
 HEADER: Final[dict[int, tuple[int, str]]] = {
     0x00: (0xFF, "vendor"),
     0x01: (0xFF, "vendor"),
     0x02: (0xFF, "device"),
     0x03: (0xFF, "device"),
-    STATUS: (HAS_CAPABILITIES, "status: capability list"),
+    pci.PCI_STATUS: (pci.PCI_STATUS_CAP_LIST, "status: capability list"),
     0x08: (0xFF, "revision"),
     0x09: (0xFF, "programming interface"),
     0x0A: (0xFF, "class"),
     0x0B: (0xFF, "class"),
-    HEADER_TYPE: (0xFF, "header type"),
-    CAPABILITIES: (0xFF, "first capability"),
+    pci.PCI_HEADER_TYPE: (0xFF, "header type"),
+    pci.PCI_CAPABILITY_LIST: (0xFF, "first capability"),
 }
 EXTENDED: Final = {
-    0x01: "Advanced Error Reporting",
-    0x03: "Device Serial Number",
-    0x0D: "Access Control Services",
-    0x0E: "Alternative Routing-ID",
-    0x0F: "Address Translation Services",
+    pci.PCI_EXT_CAP_ID_ERR: "Advanced Error Reporting",
+    pci.PCI_EXT_CAP_ID_DSN: "Device Serial Number",
+    pci.PCI_EXT_CAP_ID_ACS: "Access Control Services",
+    pci.PCI_EXT_CAP_ID_ARI: "Alternative Routing-ID",
+    pci.PCI_EXT_CAP_ID_ATS: "Address Translation Services",
 }
+CONTROLS: Final = (pci.PCI_EXT_CAP_ID_ACS, pci.PCI_EXT_CAP_ID_ARI, pci.PCI_EXT_CAP_ID_ATS)
 
 
 class Compared(NamedTuple):
@@ -74,14 +72,14 @@ def difference(stream: bytes, device: bytes) -> Difference | None:
 
 def is_express(config: bytes) -> bool:
     """Whether a device has the PCI Express capability, and so 4096 bytes of configuration space."""
-    return any(config[at] == EXPRESS for at in capabilities(config))
+    return any(config[at] == pci.PCI_CAP_ID_EXP for at in capabilities(config))
 
 
 def capabilities(config: bytes) -> Iterator[int]:
     """Where the capabilities of the first 256 bytes begin; a chain that runs in a circle ends."""
-    if len(config) < SIZE or not config[STATUS] & HAS_CAPABILITIES:
+    if len(config) < SIZE or not config[pci.PCI_STATUS] & pci.PCI_STATUS_CAP_LIST:
         return
-    at, seen = config[CAPABILITIES] & ~3, set[int]()
+    at, seen = config[pci.PCI_CAPABILITY_LIST] & ~3, set[int]()
     while 0x40 <= at <= SIZE - 4 and at not in seen:
         seen.add(at)
         yield at
@@ -103,7 +101,7 @@ def extended_capabilities(config: bytes) -> Iterator[int]:
 def msix_vectors(config: bytes) -> int:
     """The size of the MSI-X table, 0 if there is none."""
     for at in capabilities(config):
-        if config[at] == MSIX:
+        if config[at] == pci.PCI_CAP_ID_MSIX:
             return (int.from_bytes(config[at + 2 : at + 4], "little") & 0x7FF) + 1
     return 0
 
@@ -114,9 +112,9 @@ def compared(device: bytes) -> Iterator[Compared]:
         return
     for at, (mask, register) in HEADER.items():
         yield Compared(at, mask, register)
-    count = 2 if device[HEADER_TYPE] & 0x7F == BRIDGE else 6
+    count = 2 if device[pci.PCI_HEADER_TYPE] & 0x7F == pci.PCI_HEADER_TYPE_BRIDGE else 6
     for number in range(count):
-        at = FIRST_BAR + 4 * number
+        at = pci.PCI_BASE_ADDRESS_0 + 4 * number
         kind = device[at] & 0xF
         if kind:
             yield Compared(at, 0x3 if kind & 1 else 0xF, f"BAR {number}: type")
@@ -136,26 +134,27 @@ def _capability(device: bytes, at: int) -> Iterator[Compared]:
     """The identifier and the pointer to the next are read-only in all of them."""
     kind = device[at]
     yield from _read_only(at, 0, 2, f"capability {kind:#04x}: identifier, next")
-    if kind == POWER:
+    if kind == pci.PCI_CAP_ID_PM:
         yield from _read_only(at, 2, 4, "power management capabilities")
-    elif kind == MSI:
+    elif kind == pci.PCI_CAP_ID_MSI:
         yield Compared(at + 2, 0x8E, "MSI: vectors, 64 bit")
         yield Compared(at + 3, 0x01, "MSI: mask bits")
-    elif kind == MSIX:
+    elif kind == pci.PCI_CAP_ID_MSIX:
         yield Compared(at + 2, 0xFF, "MSI-X: table size")
         yield Compared(at + 3, 0x3F, "MSI-X: table size")
         yield from _read_only(at, 4, 8, "MSI-X: table offset, BAR")
         yield from _read_only(at, 8, 12, "MSI-X: pending bits offset, BAR")
-    elif kind == SUBSYSTEM:
+    elif kind == pci.PCI_CAP_ID_SSVID:
         yield from _read_only(at, 2, 8, "subsystem vendor, device")
-    elif kind == VENDOR:
+    elif kind == pci.PCI_CAP_ID_VNDR:
         length = device[at + 2]
-        virtio = device[:2] == VIRTIO_VENDOR
-        if virtio and device[at + 3] == VIRTIO_PCI_WINDOW:
+        of_virtio = device[:2] == VIRTIO_VENDOR
+        window = virtio.PCI_CAPABILITIES.get(device[at + 3]) == "VIRTIO_PCI_CAP_PCI_CFG"
+        if of_virtio and window:  # the guest writes into it
             length = 4
         for byte in range(2, min(length, SIZE - at)):
-            yield Compared(at + byte, 0xFF, "vendor specific capability", virtio)
-    elif kind == EXPRESS:
+            yield Compared(at + byte, 0xFF, "vendor specific capability", of_virtio)
+    elif kind == pci.PCI_CAP_ID_EXP:
         end = 0x3C if device[at + 2] & 0xF >= 2 else 0x14
         names = {0x02: "flags", 0x04: "device", 0x0C: "link", 0x14: "slot", 0x24: "device, 2nd"}
         for start, name in names.items():
@@ -170,10 +169,10 @@ def _extended(device: bytes, at: int) -> Iterator[Compared]:
     kind = int.from_bytes(device[at : at + 2], "little")
     name = EXTENDED.get(kind, f"extended capability {kind:#x}")
     yield from _read_only(at, 0, 4, f"{name}: identifier, version, next")
-    if kind == 0x03 and at + 12 <= EXPRESS_SIZE:
+    if kind == pci.PCI_EXT_CAP_ID_DSN and at + 12 <= EXPRESS_SIZE:
         yield from _read_only(at, 4, 12, name)
-    elif kind in (0x0D, 0x0E, 0x0F) and at + 6 <= EXPRESS_SIZE:
+    elif kind in CONTROLS and at + 6 <= EXPRESS_SIZE:
         yield from _read_only(at, 4, 6, f"{name}: capabilities")
-    elif kind == 0x01 and at + 16 <= EXPRESS_SIZE:
+    elif kind == pci.PCI_EXT_CAP_ID_ERR and at + 16 <= EXPRESS_SIZE:
         for byte in range(8, 16):
             yield Compared(at + byte, 0xFF, f"{name}: uncorrectable error mask, severity", certain=False)
