@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from migsniff.cli import main
 from migsniff.compare.layout import misfit
 from migsniff.compare.pciconfig import capabilities, difference, extended_capabilities, msix_vectors
-from migsniff.compare.schema import MACHINE, read_schema
+from migsniff.compare.schema import read_schema
 from migsniff.core.errors import CaptureError
 from migsniff.core.events import Field
+from migsniff.core.wire import DUMPED_MACHINE
 from tests.streams import BLOCKS, EOF, HEADER, configuration, full, ram_end, ram_start
 from tests.test_samples import NAMES, SAMPLES
 
@@ -155,7 +156,7 @@ def test_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def schema(**state: Any) -> dict[str, Any]:
     description = {"name": "dev", "version_id": 1, "minimum_version_id": 1, "Fields": [], **state}
-    return {MACHINE: {"Name": "pc"}, "dev-class": {"Name": "dev-class", "Description": description}}
+    return {DUMPED_MACHINE: {"Name": "pc"}, "dev-class": {"Name": "dev-class", "Description": description}}
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from typing import Final
 import msgspec
 
 from migsniff.core.errors import CaptureError
+from migsniff.core.wire import DUMPED_MACHINE
 
-MACHINE: Final = "vmschkmachine"
 MAX_BYTES: Final = 64 << 20
 MAX_CLASSES: Final = 4096
 MAX_DEPTH: Final = 16
@@ -76,14 +76,14 @@ class Schema:
 
 def is_schema(head: bytes) -> bool:
     """Whether a file that begins like this is such a dump."""
-    return head.lstrip()[:1] == b"{" and f'"{MACHINE}"'.encode() in head
+    return head.lstrip()[:1] == b"{" and f'"{DUMPED_MACHINE}"'.encode() in head
 
 
 def read_schema(text: bytes) -> Schema:
     """The dump's text as a Schema. Raises CaptureError."""
     try:
         classes = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
-        machine = msgspec.json.decode(classes.pop(MACHINE), type=_Machine).Name
+        machine = msgspec.json.decode(classes.pop(DUMPED_MACHINE), type=_Machine).Name
         if len(classes) > MAX_CLASSES:
             raise CaptureError(f"not what qemu -dump-vmstate writes: {len(classes)} classes")
         states = defaultdict(list)

@@ -280,3 +280,7 @@ class ColoMessageType(IntEnum):
     VMSTATE_SIZE = 4
     VMSTATE_RECEIVED = 5
     VMSTATE_LOADED = 6
+
+
+DUMPED_MACHINE: Final = "vmschkmachine"
+"""Where `qemu -dump-vmstate` has the machine type (dump_vmstate_json_to_file, migration/savevm.c)."""

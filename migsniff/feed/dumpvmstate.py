@@ -15,9 +15,9 @@ from typing import Any, Final
 import msgspec
 
 from migsniff.core.errors import CaptureError
+from migsniff.core.wire import DUMPED_MACHINE
 from migsniff.feed.descriptions import Entry, sound
 
-MACHINE: Final = "vmschkmachine"
 MAX_VARIANTS: Final = 8
 MAX_DEPTH: Final = 16
 MAX_CLASSES: Final = 4096
@@ -55,14 +55,14 @@ Shape = tuple[int, dict[str, Any]]
 
 def is_dump(text: bytes) -> bool:
     """Whether JSON text is such a dump."""
-    return f'"{MACHINE}"'.encode() in text[:4096]
+    return f'"{DUMPED_MACHINE}"'.encode() in text[:4096]
 
 
 def from_dump(text: bytes, source: str) -> tuple[str, list[Entry], str]:
     """Machine type, descriptions, and in words what cannot be used. Raises CaptureError."""
     try:
         classes = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
-        machine = msgspec.json.decode(classes.pop(MACHINE), type=_Machine).Name
+        machine = msgspec.json.decode(classes.pop(DUMPED_MACHINE), type=_Machine).Name
         states = [msgspec.json.decode(raw, type=_Class).Description for raw in classes.values()]
     except (msgspec.MsgspecError, KeyError, UnicodeError, RecursionError) as error:
         raise CaptureError(f"not what qemu -dump-vmstate writes: {error}") from None
