@@ -13,8 +13,7 @@ from migsniff.compare.inventory import Inventory
 from migsniff.compare.schema import MAX_BYTES, Schema, is_schema, read_schema
 from migsniff.core.errors import CaptureError, UsageError
 from migsniff.core.events import Event, Finding, Verdict
-from migsniff.descriptions import open_descriptions
-from migsniff.offline import survey
+from migsniff.offline import survey, survey_asked
 from migsniff.show.findings import dump
 from migsniff.show.words import escape, name, several
 
@@ -82,16 +81,7 @@ def check(options: argparse.Namespace) -> int:
 
     try:
         destination = read_destination(options.against)
-        survey(
-            options.file,
-            begin,
-            done,
-            port=options.port,
-            offset=options.offset,
-            snapshot=options.snapshot,
-            known=open_descriptions(options),
-            fields=True,
-        )
+        survey_asked(options, begin, done)
     except CaptureError as error:  # 1 would say that the guest does not load
         raise UsageError(str(error)) from error
     return worst

@@ -4,8 +4,7 @@ import argparse
 import json
 import sys
 
-from migsniff.descriptions import open_descriptions
-from migsniff.offline import survey
+from migsniff.offline import survey_asked
 from migsniff.show.findings import Findings, render, to_dict
 
 
@@ -25,13 +24,4 @@ def findings(options: argparse.Namespace) -> int:
         else:
             render(migration, one, print)
 
-    return survey(
-        options.file,
-        begin,
-        done,
-        port=options.port,
-        offset=options.offset,
-        snapshot=options.snapshot,
-        known=open_descriptions(options),
-        fields=True,
-    )
+    return survey_asked(options, begin, done)

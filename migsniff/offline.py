@@ -1,5 +1,6 @@
 """Reading later: the log of a capture or dump, and the summary."""
 
+import argparse
 import sys
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING
 from migsniff.core.devices import DeviceStateBudget
 from migsniff.core.errors import CaptureError
 from migsniff.core.session import Session
-from migsniff.descriptions import Learning
+from migsniff.descriptions import Learning, open_descriptions
 from migsniff.feed.descriptions import Descriptions
 from migsniff.feed.files import Source, open_source
 from migsniff.feed.flows import Migration
@@ -80,6 +81,22 @@ def survey(
     """
     source = open_source(path, port=port, offset=offset, snapshot=snapshot)
     return survey_source(source, begin, done, known=known, fields=fields, contents=contents)
+
+
+def survey_asked(
+    options: argparse.Namespace, begin: Callable[[str], Sequence[Sink]], done: Callable[[str], None]
+) -> int:
+    """What `survey` does, of the file and place that the command line names, with fields of devices."""
+    return survey(
+        options.file,
+        begin,
+        done,
+        port=options.port,
+        offset=options.offset,
+        snapshot=options.snapshot,
+        known=open_descriptions(options),
+        fields=True,
+    )
 
 
 def survey_source(
