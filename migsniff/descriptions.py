@@ -64,7 +64,7 @@ class Learning:
         self._machine = ""
         self._text = b""
         self._versions: dict[tuple[str, int], int] = {}
-        self.ended = True
+        self.wants_no_more = True
         """Nothing is read on for its sake."""
 
     def show(self, migration: str, time: int, event: Event) -> None:

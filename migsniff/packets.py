@@ -26,7 +26,7 @@ def decode_packets(source: PcapSource, begin: Begin, done: Callable[[Pipeline], 
                 pipeline = running[migration] = begin(migration)
                 migration.resumable = _resumable(pipeline)
             for _ in pipeline.finish() if arrival is None else pipeline.feed(arrival):
-                if pipeline.sinks and all(getattr(sink, "ended", False) for sink in pipeline.sinks):
+                if pipeline.unwanted:
                     return 0
             if arrival is None:
                 done(running.pop(migration))

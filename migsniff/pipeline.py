@@ -11,7 +11,10 @@ from migsniff.show.stats import Stats
 
 
 class Sink(Protocol):
-    """Something that events become visible in."""
+    """Something that events become visible in.
+
+    One that has an attribute `wants_no_more` lets reading end as soon as that is true of all sinks.
+    """
 
     def show(self, migration: str, time: int, event: Event) -> None: ...
 
@@ -75,6 +78,11 @@ class Pipeline:
             sink.show(self.migration, time, event)
 
     @property
+    def unwanted(self) -> bool:
+        """Whether no sink wants any more: each has `wants_no_more`, and it is true."""
+        return bool(self.sinks) and all(getattr(sink, "wants_no_more", False) for sink in self.sinks)
+
+    @property
     def exit_code(self) -> int:
         """0: the stream was fine, 1: it was not, 3: migsniff's own decoder failed."""
         if self.bug:
@@ -89,6 +97,6 @@ def run(pipeline: Pipeline, arrivals: Iterable[Arrival]) -> bool:
     """
     for arrival in arrivals:
         for _ in pipeline.feed(arrival):
-            if all(getattr(sink, "ended", False) for sink in pipeline.sinks):
+            if pipeline.unwanted:
                 return False
     return True

@@ -61,8 +61,8 @@ class Log:
     """A show sink that writes the log to `target`.
 
     `blocking`: a slow reader is waited for, as when a file is read; otherwise its records are dropped and
-    counted, all but the verdicts. `ended` is true once nobody reads any more, or what was asked for has been
-    written.
+    counted, all but the verdicts. `wants_no_more` is true once nobody reads any more, or what was asked for
+    has been written.
     """
 
     def __init__(self, options: LogOptions, target: int, *, blocking: bool) -> None:
@@ -106,7 +106,7 @@ class Log:
         )
 
     @property
-    def ended(self) -> bool:
+    def wants_no_more(self) -> bool:
         """Whether further records would go nowhere."""
         return self._full or self._output.closed
 
@@ -134,7 +134,7 @@ class Log:
             stream = migration, event.channel, event.direction
             self._read[stream] = max(self._read.get(stream, 0), event.offset + event.size)
             self._full = self._full or sum(self._read.values()) > options.size
-        if not self.ended and not options.quiet:
+        if not self.wants_no_more and not options.quiet:
             self._kept = isinstance(event, Verdict)
             if not isinstance(event, DeviceSection) or selected(options.sections, event):
                 event = self._explainer.explained(migration, event)

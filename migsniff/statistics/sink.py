@@ -22,7 +22,7 @@ class Statistics:
         self._stats = stats
         self._write = write
         self._running: dict[str, list[Statistic]] = {}
-        self.ended = True
+        self.wants_no_more = True
         """Nothing is read on for its sake."""
 
     def show(self, migration: str, time: int, event: Event) -> None:
