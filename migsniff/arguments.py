@@ -5,6 +5,7 @@ from typing import Final
 
 import migsniff
 
+MAX_DRAIN: Final = 3600  # seconds
 SIZES: Final = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
 
@@ -65,6 +66,14 @@ def _add_proxy(parser: argparse.ArgumentParser) -> None:
         "--loop", choices=("uvloop", "asyncio"), default="uvloop", help="event loop (default: uvloop)"
     )
     parser.add_argument("--no-decode", action="store_true", help="only forward: nothing is shown or saved")
+    parser.add_argument(
+        "--drain-after-failure",
+        type=_seconds,
+        default=0.0,
+        metavar="N",
+        help="when the destination has gone, read on from the source for N seconds, into the capture, before "
+        "its connection is reset: only where a return path is open (default: not at all)",
+    )
     saving = parser.add_argument_group("saving")
     saving.add_argument(
         "-w", "--write", default="captures", metavar="DIR", help="where captures go (default: captures)"
@@ -388,6 +397,16 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
     return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0
+    if not 0 < seconds <= MAX_DRAIN:  # nan is not, either
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0 and up to {MAX_DRAIN}")
+    return seconds
 
 
 def _port(text: str) -> int:

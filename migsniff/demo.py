@@ -45,6 +45,7 @@ def demo(options: argparse.Namespace, log_options: LogOptions) -> int:
             print(f"migsniff demo: a migration between two {version}", file=sys.stderr)
             migration = _Real(folder)
         options.listen, options.forward = [f"unix:{folder}/proxy"], [f"unix:{folder}/destination"]
+        options.drain_after_failure = 0.0
         options.allow, options.ram, options.no_save, options.no_decode = [], "strip", False, False
         migration.start()
         try:

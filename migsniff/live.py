@@ -9,9 +9,8 @@ import asyncio
 import itertools
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Hashable
-from datetime import UTC, datetime
-from secrets import token_hex
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
 from typing import Final
 
 import msgspec
@@ -20,24 +19,30 @@ from migsniff.core.errors import problem_text
 from migsniff.core.events import (
     Arrival,
     Chunk,
-    Direction,
     Ended,
     EndKind,
     Learned,
     LearnedTls,
     Noted,
     Opened,
-    Party,
 )
+from migsniff.core.reached import UNREAD
 from migsniff.feed.capture import CaptureWriter
-from migsniff.feed.forwarding import LegName
-from migsniff.feed.grouping import ENOUGH, MULTIFD, Group, Opening, group_of, opening_of
 from migsniff.pipeline import Pipeline
 
 TURN: Final = 0.001  # seconds of this thread's own time for decoding before the loop may forward again
 MAX_BEHIND: Final = 64 << 20  # bytes that wait for decoding before it is given up
 MAX_HELD: Final = 32 << 20  # bytes of multifd channels that wait here for the list of RAM blocks
-MAX_PAUSED: Final = 8  # migrations whose verdict waits for their postcopy to be resumed
+MAX_LAG: Final = 4 << 20  # bytes that wait for decoding, beyond which draining waits
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Whether a connection whose destination has gone may be drained: to be answered in its turn."""
+
+    connection: int
+    how: EndKind
+    answer: Callable[[bool], None]
 
 
 class LiveMigration:
@@ -62,7 +67,7 @@ class LiveMigration:
         self._done = done
         self._max_behind = max_behind
         self._zero = time.monotonic_ns()
-        self._queue: deque[Arrival] = deque()
+        self._queue: deque[Arrival | Question] = deque()
         self._behind = 0
         self._held: list[Arrival] = []  # of multifd channels, which the main channel's may come behind
         self._held_bytes = 0
@@ -71,6 +76,8 @@ class LiveMigration:
         self._scheduled = False
         self._finished = False
         self._closing = False
+        self._draining: dict[int, Callable[[bool], None]] = {}
+        self._refused = ""  # why one was not drained, which is told once
         self.paused = False  # broken off in postcopy: it may be resumed over new connections
 
     @property
@@ -102,9 +109,10 @@ class LiveMigration:
 
     # ------------------------------------------------------------ from the taps
 
-    def arrive(self, arrival: Arrival, *, multifd: bool = False) -> None:
+    def arrive(self, arrival: Arrival | Question, *, multifd: bool = False) -> None:
         """Take what has happened. A chunk's data is borrowed for the time of the call."""
-        if multifd and (self._held or not self.pipeline.session.knows_memory):
+        hold = multifd and (self._held or not self.pipeline.session.knows_memory)
+        if hold and not isinstance(arrival, Question):
             if isinstance(arrival, Chunk):
                 self._held_bytes += len(arrival.data)
                 self._check_behind()
@@ -118,7 +126,13 @@ class LiveMigration:
         self._running = self._take(arrival)
         self._turn()
 
-    def _enqueue(self, arrival: Arrival) -> None:
+    @property
+    def lags(self) -> bool:
+        """Whether so much waits to be decoded, or saved, that who can wait should."""
+        saving = self.capture is not None and self.capture.pending > MAX_LAG
+        return saving or self._behind + self._held_bytes > MAX_LAG
+
+    def _enqueue(self, arrival: Arrival | Question) -> None:
         if isinstance(arrival, Chunk):
             self._behind += len(arrival.data)
             self._check_behind()
@@ -202,7 +216,9 @@ class LiveMigration:
 
     # ------------------------------------------------------------ what there is to do
 
-    def _take(self, arrival: Arrival) -> Generator[None, None, None]:
+    def _take(self, arrival: Arrival | Question) -> Generator[None, None, None]:
+        if isinstance(arrival, Question):
+            return self._answer(arrival)
         return self._decode(arrival) if isinstance(arrival, Chunk) else self._other(arrival)
 
     def _decode(self, chunk: Chunk) -> Generator[None, None, None]:
@@ -217,6 +233,7 @@ class LiveMigration:
             if self.capture is not None:
                 self._save(self.capture, self._chunk, events != self.pipeline.events, decoded)
             self._chunk = None
+            self._drained()
 
     def _save(self, capture: CaptureWriter, chunk: Chunk, has_events: bool, decoded: bool) -> None:
         """Hand a chunk to the capture, with what may not be kept of it: all, if it was not decoded."""
@@ -241,6 +258,30 @@ class LiveMigration:
             yield from self.pipeline.feed(arrival)
         if isinstance(arrival, Ended) and capture is not None:
             capture.ended(arrival, None if self._dead else self.pipeline.session.omitted)
+        self._drained()
+
+    def _answer(self, question: Question) -> Generator[None, None, None]:
+        """Whether a connection may be drained, now that all that came before is decoded."""
+        may = self._may_drain(question.connection, question.how)
+        if may:
+            self._draining[question.connection] = question.answer
+        question.answer(may)
+        yield from ()
+
+    def _may_drain(self, connection: int, how: EndKind) -> bool:
+        may, why = False, "nothing is decoded any more"
+        if self.failed is None:
+            may, why = self.pipeline.session.may_drain(connection)
+        unseen = why == UNREAD and how == "eof"  # perhaps in order: what was said is encrypted
+        if why and not unseen and not self._refused:
+            self._refused = why
+            self._say(f"{self.migration}: --drain-after-failure is refused: {why}")
+        return may
+
+    def _drained(self) -> None:
+        """Let those go of whose source nothing more is to be had."""
+        for connection in [each for each in self._draining if not self._may_drain(each, "closed")]:
+            self._draining.pop(connection)(False)
 
     def _finish(self) -> Generator[None, None, None]:
         """The verdict, and the end of the capture."""
@@ -276,123 +317,6 @@ class LiveMigration:
             self.failed = self.failed or problem_text("decoder-bug", detail=f"{type(bug).__name__}: {bug}")
             self._dead = True
         self._say(f"{self.migration}: {self.failed}")
-
-
-class MigrationTap:
-    """What the relay tells of one connection becomes arrivals of the migration that it belongs to.
-
-    That is found from its first bytes, ENOUGH of them at most, which wait here.
-    """
-
-    def __init__(
-        self,
-        join: Callable[[str, bytes, bool], LiveMigration | None],
-        source: str,
-        destination: str,
-    ) -> None:
-        self._join = join
-        self._source = source
-        self._destination = destination
-        self._live: LiveMigration | None = None
-        self._head = b""
-        self._multifd = False
-        self._connection = 0
-        self._at: dict[Direction, int] = {"fwd": 0, "rev": 0}
-
-    def opened(self) -> None:
-        """The first byte has come."""
-
-    def data(self, direction: Direction, view: memoryview) -> None:
-        """Bytes that have been forwarded."""
-        if (live := self._live) is None:
-            if direction == "fwd":
-                self._decide(self._head + view[:ENOUGH], final=False)
-            else:
-                self._decide(self._head, final=True)
-            if (live := self._live) is None:
-                self._head += view
-                return
-            if self._head:
-                self._arrived(live, "fwd", memoryview(self._head))
-        self._arrived(live, direction, view)
-
-    def _arrived(self, live: LiveMigration, direction: Direction, view: memoryview) -> None:
-        self._at[direction] += len(view)
-        chunk = Chunk(live.now(), self._connection, direction, view, self._at[direction])
-        live.arrive(chunk, multifd=self._multifd)
-
-    def _decide(self, head: bytes, *, final: bool) -> None:
-        """Become part of a migration, if it takes no more bytes to know of which."""
-        live = self._live = self._join(self._source, head, final)
-        if live is not None:
-            live.open += 2
-            live.paused = False
-            self._connection = next(live.connections)
-            self._multifd = head.startswith(MULTIFD)
-            opened = Opened(live.now(), self._connection, self._source, self._destination)
-            live.arrive(opened, multifd=self._multifd)
-
-    def paused(self, direction: Direction, paused: bool) -> None:
-        """One side does not take the bytes as fast as the other sends them, or does again."""
-        self._note("paused" if paused else "resumed", direction=direction, offset=self._at[direction])
-
-    def tcp_info(self, leg: LegName, facts: dict[str, object]) -> None:
-        """What the kernel says of one leg."""
-        self._note("tcp_info", leg=leg, **facts)
-
-    def ended(self, direction: Direction, how: EndKind, by: Party, error: str | None) -> None:
-        """One direction has ended."""
-        if self._live is None:
-            self._decide(self._head, final=True)
-            if self._live is not None and self._head:
-                self._arrived(self._live, "fwd", memoryview(self._head))
-        if (live := self._live) is not None:
-            live.open -= 1
-            ended = Ended(live.now(), self._connection, direction, how, by, error)
-            live.arrive(ended, multifd=self._multifd)
-
-    def _note(self, kind: str, **facts: object) -> None:
-        if (live := self._live) is not None:
-            live.arrive(Noted(live.now(), self._connection, kind, facts), multifd=self._multifd)
-
-
-class Migrations:
-    """The migrations that pass, through all pairs of endpoints; feed.grouping tells connections apart."""
-
-    def __init__(self, start: Callable[[str, datetime, str, str], LiveMigration]) -> None:
-        self._start = start
-        self._groups: list[Group[LiveMigration]] = []
-
-    def tap(self, source: str, destination: str, pair: Hashable = None) -> MigrationTap:
-        """A tap for a new connection through `pair`."""
-
-        def join(source: str, head: bytes, final: bool) -> LiveMigration | None:
-            opening = opening_of(head, pair, source, final=final)
-            return None if opening is None else self._join(opening, source, destination)
-
-        return MigrationTap(join, source, destination)
-
-    def _join(self, opening: Opening, source: str, destination: str) -> LiveMigration:
-        for group in self._groups:
-            live = group.migration
-            group.open = live.open > 0
-            group.postcopy = not live.finished and live.pipeline.session.resumable
-        self._groups = [group for group in self._groups if group.open or group.postcopy]
-        group = group_of(opening, self._groups) or self._begin(opening, source, destination)
-        group.enter(opening)
-        return group.migration
-
-    def _begin(self, opening: Opening, source: str, destination: str) -> Group[LiveMigration]:
-        """A new migration. One that is paused on this pair will not be resumed, and few others are kept."""
-        paused = [group.migration for group in self._groups if group.migration.paused]
-        here = [g.migration for g in self._groups if opening.pair in g.pairs and opening.kind == "main"]
-        for live in (*paused[:-MAX_PAUSED], *(live for live in here if live.paused)):
-            live.close()
-        now = datetime.now(UTC)
-        live = self._start(f"{now:%Y%m%dT%H%M%SZ}-{token_hex(2)}", now, source, destination)
-        group = Group(live)
-        self._groups.append(group)
-        return group
 
 
 def _owned(chunk: Chunk) -> Chunk:

@@ -21,7 +21,7 @@ from migsniff.feed.capture import CaptureWriter
 from migsniff.feed.endpoints import Endpoint, Network, parse_endpoint, parse_network
 from migsniff.feed.recognise import recognise
 from migsniff.feed.relay import Relay
-from migsniff.live import LiveMigration, Migrations
+from migsniff.live import LiveMigration
 from migsniff.pipeline import Pipeline, Sink
 from migsniff.show.info import status_line
 from migsniff.show.log import Log, LogOptions
@@ -33,6 +33,7 @@ from migsniff.show.words import escape
 from migsniff.statistics.sink import Statistics
 from migsniff.statistics.statistic import MAX_ROWS
 from migsniff.statistics.table import Table
+from migsniff.taps import Migrations
 
 SAME_SIGNAL: Final = 1.0  # seconds within which two signals count as one
 SWITCH_INTERVAL: Final = 0.0005  # seconds a thread of ours may hold the interpreter while bytes wait
@@ -43,6 +44,8 @@ def serve(options: argparse.Namespace, log_options: LogOptions) -> int:
     """Run the proxy until it is told to end; returns the worst exit code of its migrations."""
     if len(options.listen) != len(options.forward):
         raise UsageError("each --listen needs a --forward")
+    if options.no_decode and options.drain_after_failure:
+        raise UsageError("--drain-after-failure needs to see a return path: it goes not with --no-decode")
     pairs = [
         (parse_endpoint(listen, listening=True), parse_endpoint(forward, listening=False))
         for listen, forward in zip(options.listen, options.forward, strict=True)
@@ -120,6 +123,7 @@ class Proxy:
             ),
             allow=networks,
             report=self.say,
+            drain=self.options.drain_after_failure,
         )
         await relay.start()
         self.relays.append(relay)

@@ -130,6 +130,9 @@ class RecordingTap:
         self.ends: dict[Direction, tuple[EndKind, Party, str | None]] = {}
         self._digests = {"fwd": hashlib.sha256(), "rev": hashlib.sha256()}
         self._raises = raises
+        self.drains: bool | None = True
+        """The answer to whether to drain; None: it comes later, by `answer`."""
+        self.lags = False
 
     def _called(self, what: str) -> None:
         self.calls.append(what)
@@ -157,6 +160,16 @@ class RecordingTap:
         self._called("ended")
         assert direction not in self.ends, "a direction ends once"
         self.ends[direction] = how, by, error
+
+    def may_drain(self, how: EndKind, answer: Callable[[bool], None]) -> None:
+        self._called("may_drain")
+        self.answer = answer
+        if self.drains is not None:
+            answer(self.drains)
+
+    def draining(self) -> None:
+        self._called("draining")
+        self.sent_on = self.size["fwd"]
 
     def digest(self, direction: Direction) -> tuple[int, str]:
         """Length and SHA-256 of what went in a direction."""

@@ -46,7 +46,8 @@ LAYERS = (
     ("ram",),
     ("stream", "multifd", "returnpath", "tls"),
     ("colo",),
-    ("channel", "verdict"),
+    ("channel", "reached"),
+    ("verdict",),
     ("session",),
 )
 WITH_NUMPY = {

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from migsniff.core.events import Direction, Event, MultifdPacket, Verdict
-from migsniff.live import MAX_PAUSED, LiveMigration, MigrationTap
+from migsniff.live import LiveMigration
+from migsniff.taps import MAX_PAUSED, MigrationTap
 from tests.catalogue import POSTCOPY, STREAMS
 from tests.playing import Stream, of
 from tests.streams import (

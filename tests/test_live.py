@@ -13,11 +13,12 @@ import pytest
 from migsniff.core.events import UNLISTED, Arrival, Event, Undecodable
 from migsniff.core.session import Session
 from migsniff.feed.capture import CaptureWriter
-from migsniff.live import LiveMigration, Migrations
+from migsniff.live import LiveMigration
 from migsniff.offline import read
 from migsniff.pipeline import Pipeline
 from migsniff.show.log import LogOptions
 from migsniff.show.stats import Stats
+from migsniff.taps import Migrations
 from tests import streams
 from tests.relaying import Rig
 

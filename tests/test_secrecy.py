@@ -16,7 +16,7 @@ import pytest
 
 from migsniff.core.events import Chunk, Direction, Ended, Event
 from migsniff.core.session import Session
-from migsniff.live import MigrationTap
+from migsniff.taps import MigrationTap
 from tests.catalogue import STREAMS
 from tests.playing import Stream, arrivals
 from tests.rawsamples import NAMES, raw

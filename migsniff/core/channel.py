@@ -67,9 +67,13 @@ class DirectionDecoder:
     @property
     def where(self) -> str:
         """What the stream is in the middle of."""
+        return self.where_at(self.queue.wire_end)
+
+    def where_at(self, offset: int) -> str:
+        """What it is in the middle of if it has come to `offset`, of which not all bytes need be here yet."""
         if self.steps is None or self.reader is None:
-            return self.opaque_as if self.opaque_from < self.queue.wire_end else ""
-        into = self.queue.wire_end - self.queue.mark
+            return self.opaque_as if self.opaque_from < offset else ""
+        into = offset - self.queue.mark
         return f"{self.reader.where}, {into} bytes into it" if into else self.reader.where
 
     @property

@@ -38,6 +38,8 @@ class Context:
     file_offset: int | None = None
     """Where in its file a mapped-ram stream begins, from whose beginning its own offsets count."""
     return_path: bool = False
+    advised: bool = False
+    """Whether the source has said that it may go into postcopy."""
     postcopy: bool = False
     package_pings: set[int] = field(default_factory=set)
     """The pings in the package that were not answered yet: 3 stands behind its devices."""

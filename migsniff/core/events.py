@@ -111,9 +111,11 @@ class LearnedTls(msgspec.Struct, frozen=True):
 
 
 class Noted(msgspec.Struct, frozen=True):
-    """What explains the arrivals and is none: `what` is "paused", "resumed" or "tcp_info".
+    """What explains the arrivals and is none: `what` is "paused", "resumed", "draining" or "tcp_info".
 
-    `facts` of a pause: direction and offset. Of tcp_info: the leg, what the kernel says of it, microseconds
+    `facts` of a pause: direction and offset; of draining the same: what comes in this direction behind that
+    offset was not sent on, because who receives it has gone.
+    Of tcp_info: the leg, what the kernel says of it, microseconds
     `waited` so far because that leg took no more bytes; it comes once a second, also when nothing else does.
     """
 
@@ -171,6 +173,15 @@ class TcpInfo(Event, frozen=True, tag="tcp-info", kw_only=True):
 
     leg: Literal["source", "destination"]
     facts: dict[str, int | str]
+
+
+class Draining(Event, frozen=True, tag="draining", kw_only=True):
+    """From `offset` on nothing reached the destination, which has gone: the source was read on alone.
+
+    `where` is what the channel was in the middle of.
+    """
+
+    where: str
 
 
 class ChannelFound(Event, frozen=True, tag="channel", kw_only=True):

@@ -19,6 +19,7 @@ from migsniff.core.events import (
     Chunk,
     Direction,
     DirectionEnded,
+    Draining,
     Ended,
     Event,
     Learned,
@@ -32,6 +33,7 @@ from migsniff.core.events import (
 )
 from migsniff.core.multifd import MultifdReader
 from migsniff.core.pagesize import FIRST_PAGES
+from migsniff.core.reached import Reached, may_drain, reached
 from migsniff.core.returnpath import ReturnPathReader
 from migsniff.core.stream import MainReader
 from migsniff.core.tls import TlsConnection, TlsReader
@@ -61,6 +63,7 @@ class Connection:
         self.decoders: dict[Direction, DirectionDecoder] = {}
         self.tls = TlsConnection()
         self.ends: list[ConnectionEnd] = []
+        self.drained: Reached | None = None  # from here on nothing that its source sent went on
         self.shut_behind_end = False  # the source had ended before the destination said SHUT
         self.head = b""
 
@@ -198,6 +201,10 @@ class Session:
         shut = mains[-1].return_path is not None and mains[-1].return_path.shut is not None
         return not mains[-1].main.finished and mains[-1].decoders["fwd"].problem is None and not shut
 
+    def may_drain(self, connection: int) -> tuple[bool, str]:
+        """Whether its source may be read on when its destination has gone, or else why that is refused."""
+        return may_drain(list(self.connections.values()), self._connection(connection))
+
     def learned_tls(self) -> list[tuple[int, TlsFacts]]:
         """What the last chunk's TLS records said in the clear, each with its wire offset; asked once."""
         reader = self._last.reader if self._last else None
@@ -251,6 +258,10 @@ class Session:
             offset = connection.queues[direction].wire_end
             blocked = noted.what == "paused"
             yield Blocked(channel=channel, direction=direction, offset=offset, size=0, blocked=blocked)
+        elif noted.what == "draining" and connection.drained is None and not connection.ended("fwd"):
+            connection.drained = drained = reached(connection, noted.facts.get("offset"))
+            where = drained.where
+            yield Draining(channel=channel, direction="fwd", offset=drained.offset, size=0, where=where)
         elif noted.what == "tcp_info" and (leg := noted.facts.get("leg")) in ("source", "destination"):
             direction = "fwd" if leg == "destination" else "rev"
             offset = connection.queues[direction].wire_end

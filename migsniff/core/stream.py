@@ -380,10 +380,12 @@ class MainReader:
             context.return_path = True
         elif command == Command.ENABLE_COLO:
             context.colo = True
-        elif command == Command.POSTCOPY_ADVISE and isinstance(size := arguments.get("page_size"), int):
-            if size not in PAGE_SIZES:
-                raise StreamProblem("page-size-advised", found=size)
-            context.know_page_size(size, "POSTCOPY_ADVISE")
+        elif command == Command.POSTCOPY_ADVISE:
+            context.advised = True
+            if isinstance(size := arguments.get("page_size"), int):
+                if size not in PAGE_SIZES:
+                    raise StreamProblem("page-size-advised", found=size)
+                context.know_page_size(size, "POSTCOPY_ADVISE")
         elif command == Command.POSTCOPY_LISTEN:
             context.postcopy = True
             yield from context.memory.completed(self.channel, queue.at, everything=True)

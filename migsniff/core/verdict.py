@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from migsniff.core.events import Direction, EndKind, Party
+from migsniff.core.reached import Reached, reached
 from migsniff.core.tls import TlsReader
 from migsniff.core.wire import EARLY, PACKAGE_LOADED
 
@@ -55,44 +56,55 @@ def judge(connections: Sequence["Connection"], looks_like: Callable[[bytes], str
     if not mains:
         return _without_main(connections, looks_like)
     main = mains[-1]
+    came = main.drained or reached(main)
+    ok, outcome, message = _of_main(connections, main, came)
+    if more := main.queues["fwd"].wire_end - came.offset:
+        message += f"; {more} bytes more were read from the source alone"
+    return ok, outcome, message, came.offset
+
+
+def _of_main(connections: Sequence["Connection"], main: "Connection", came: Reached) -> tuple[bool, str, str]:
+    """The verdict by what has come to the destination on the main channel."""
     assert main.main is not None
     decoder = main.decoders["fwd"]
-    offset = decoder.queue.wire_end
     first = _first_end(_judged(connections, main))
     shut = main.return_path.shut if main.return_path else None
     ending = _ending(main, first, shut)
-    if decoder.problem is not None:
+    if came.problem is not None:
         place = f"at offset {decoder.queue.mark} of {main.name}, {located(decoder.problem_where)}"
-        return False, "undecodable", f"{decoder.problem.text}, {place}; {ending}", offset
-    if main.main.finished and decoder.steps is None:
-        return _finished(main, _resumed(connections), first, shut, ending, offset)
-    place = f"at offset {offset} of {main.name}, {located(decoder.where)}"
-    if main.main.checkpoints is not None:
-        return True, "completed", f"{_checkpoints(main)}; the stream ends {place}; {ending}", offset
+        return False, "undecodable", f"{came.problem.text}, {place}; {ending}"
+    lost = any(c.drained is not None for c in connections)
+    if came.finished and came.complete and (shut == 0 or not lost):
+        return _finished(main, _resumed(connections), first, shut, ending)
+    place = f"at offset {came.offset} of {main.name}, {located(came.where)}"
+    if main.main.checkpoints is not None and main.drained is None:
+        return True, "completed", f"{_checkpoints(main)}; the stream ends {place}; {ending}"
     if first is None:
-        return False, "truncated", f"the stream ends {place}", offset
+        return False, "truncated", f"the stream ends {place}"
     if first.how == "refused":
-        return False, "refused", f"{first}, {place}", offset
+        return False, "refused", f"{first}, {place}"
     if shut and not main.shut_behind_end:
         what = f"the destination reported an error (SHUT {shut})"
         if not main.main.in_package and _loading(main):
             what += LOADING
-        return False, "failed", f"{what}; {first}, {place}", offset
-    if main.main.finished and first.by == "destination":  # it has read no description, if it gave up before
-        return False, "failed", f"all state was sent, then {first}, {place}; {_said(main, shut)}", offset
-    if main.main.finished:
-        return False, "truncated", f"the stream ends {place}; {ending}", offset
-    if main.main.context.postcopy and not main.main.in_package:
+        return False, "failed", f"{what}; {first}, {place}"
+    if came.finished and first.by == "destination":  # it has read no description, if it gave up before
+        return False, "failed", f"all state was sent, then {first}, {place}; {_said(main, shut)}"
+    if came.finished:
+        return False, "truncated", f"the stream ends {place}; {ending}"
+    if main.main.context.postcopy and not main.main.in_package and main.drained is None:
         outcome, message = _postcopy(main, first)
-        return False, outcome, f"{message}: {first}, {place}; {_said(main, shut)}", offset
+        return False, outcome, f"{message}: {first}, {place}; {_said(main, shut)}"
     if first.by == "destination":
-        outcome = "refused" if _early(main, connections) else ("reset" if first.how == "reset" else "failed")
-        return False, outcome, f"{first}, {place}; {_said(main, shut)}", offset
+        outcome = "reset" if first.how == "reset" else "failed"
+        if _early(came, connections):
+            outcome = "refused"
+        return False, outcome, f"{first}, {place}; {_said(main, shut)}"
     if first.by == "source" and first.how == "eof" and main.main.between_iterations:
         message = f"the source ended the migration between two sections, {place}; {_said(main, shut)}"
-        return False, "cancelled", message, offset
+        return False, "cancelled", message
     outcome = "reset" if first.how == "reset" else "truncated"
-    return False, outcome, f"{first} {place}; {_said(main, shut)}", offset
+    return False, outcome, f"{first} {place}; {_said(main, shut)}"
 
 
 def _judged(connections: Sequence["Connection"], main: "Connection") -> list["Connection"]:
@@ -173,8 +185,8 @@ def _encrypted(connections: Sequence["Connection"]) -> Judgement:
 
 
 def _finished(
-    main: "Connection", resumed: int, first: ConnectionEnd | None, shut: int | None, ending: str, offset: int
-) -> Judgement:
+    main: "Connection", resumed: int, first: ConnectionEnd | None, shut: int | None, ending: str
+) -> tuple[bool, str, str]:
     """The whole stream was sent. `resumed`: how often it went on over a new connection."""
     assert main.main is not None
     sent = "the whole stream was sent"
@@ -183,22 +195,22 @@ def _finished(
     if main.main.holes:
         sent += f" ({main.main.holes} holes among the devices are holes of this capture)"
     if shut:
-        return False, "failed", f"{sent}, then the destination reported an error; {ending}", offset
+        return False, "failed", f"{sent}, then the destination reported an error; {ending}"
     if shut == 0:
-        return True, "completed", f"{sent}, and the destination confirmed that it runs (SHUT 0)", offset
+        return True, "completed", f"{sent}, and the destination confirmed that it runs (SHUT 0)"
     broken = [
         end for end in main.ends if end.by == "destination" and end.how in ("reset", "error", "timeout")
     ]
     if broken:  # also behind the source's own end: a destination that has loaded everything just closes
-        return False, "failed", f"{sent}, then {broken[0]}; {_said(main, shut)}", offset
+        return False, "failed", f"{sent}, then {broken[0]}; {_said(main, shut)}"
     spoke = main.queues["rev"].wire_end > 0
     if spoke and first is not None and first.by == "destination":
-        return False, "failed", f"{sent}, then {ending}", offset
+        return False, "failed", f"{sent}, then {ending}"
     if not main.main.context.return_path:
-        return True, "completed", f"{sent}; without a return path nothing tells whether it was loaded", offset
+        return True, "completed", f"{sent}; without a return path nothing tells whether it was loaded"
     if not spoke:
-        return True, "completed", f"{sent}; what the destination said on the return path was not seen", offset
-    return False, "failed", f"{sent}, but the destination never confirmed it; {ending}", offset
+        return True, "completed", f"{sent}; what the destination said on the return path was not seen"
+    return False, "failed", f"{sent}, but the destination never confirmed it; {ending}"
 
 
 def _checkpoints(main: "Connection") -> str:
@@ -210,15 +222,14 @@ def _checkpoints(main: "Connection") -> str:
     )
 
 
-def _early(main: "Connection", connections: Sequence["Connection"]) -> bool:
+def _early(came: Reached, connections: Sequence["Connection"]) -> bool:
     """Whether it ended so soon that the destination cannot have taken more than the RAM block list.
 
     It refuses a machine type, a configuration or a block as soon as it has read it; by then the source may
     have filled the buffers of both sockets and of the proxy.
     """
-    assert main.main is not None
-    first_pass = main.main.context.memory.iteration == 1
-    return first_pass and sum(each.queues["fwd"].wire_end for each in connections) < EARLY
+    each = [c.queues["fwd"].wire_end if c.drained is None else c.drained.offset for c in connections]
+    return came.iteration == 1 and sum(each) < EARLY
 
 
 def _ending(main: "Connection", first: ConnectionEnd | None, shut: int | None) -> str:

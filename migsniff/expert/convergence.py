@@ -72,7 +72,7 @@ class Convergence(Rule):
                 self._began, self._memory = time, event.total
             case Package():
                 self._precopy_over = True
-            case DirtySync() if self._began is not None:
+            case DirtySync() if self._began is not None and not self.past.lost(event):
                 self._passes += 1
                 self._bytes += event.counts.bytes
                 self._precopy_over |= event.final

@@ -63,6 +63,8 @@ class Inventory(Rule):
         match event:
             case Header():
                 self._begin()
+            case Configuration() | RamBlocks() | DirtySync() if self.past.lost(event):
+                pass
             case Configuration():
                 self._configuration = event
             case RamBlocks():
@@ -73,7 +75,8 @@ class Inventory(Rule):
             case DirtySync():
                 self._passed = True
             case DirectionEnded():
-                self._sent += event.offset if event.direction == "fwd" else 0
+                if event.direction == "fwd":
+                    self._sent += self.past.drained.get(event.channel, event.offset)
                 if self._end is None and event.by == "destination":
                     self._end = event
             case Verdict() if event.outcome in FAILURES and (self._end is not None or self._shut):

@@ -17,6 +17,7 @@ from migsniff.core.events import (
     DescriptionFound,
     DeviceSection,
     DirtySync,
+    Draining,
     EndOfStream,
     Event,
     Finding,
@@ -52,10 +53,12 @@ class Past:
     main channel: `section` is the last one, `sections` are all but those of ram, `last_device` is the last of
     a device, `device` the first one behind a PART of ram; `parts` counts the sections of ram; `described`: a
     description has come; `commands` are their names. `packets` has the last packet of each multifd channel.
+    `drained`: channel -> the offset from which on it did not reach the destination; what stands there is no
+    section, device or packet of the past.
     """
 
     __slots__ = (
-        *("commands", "described", "device", "item", "last_device", "packets", "parts", "section"),
+        *("commands", "described", "device", "drained", "item", "last_device", "packets", "parts", "section"),
         *("sections", "time"),
     )
 
@@ -63,6 +66,7 @@ class Past:
         self.item: Event | None = None
         self.time: int | None = None
         self.packets: dict[str, MultifdPacket] = {}
+        self.drained: dict[str, int] = {}
         self.begin()
 
     def begin(self) -> None:
@@ -75,13 +79,19 @@ class Past:
         self.parts = 0
         self.commands: set[str] = set()
 
+    def lost(self, event: Event) -> bool:
+        """Whether nothing of a record of a source reached the destination."""
+        return event.channel in self.drained and event.offset >= self.drained[event.channel]
+
     def frequent(self, event: Event) -> bool:
         """Take in an event of FREQUENT; whether rules are to see it."""
+        self.item = event
+        if self.drained and self.lost(event):
+            return False
         if isinstance(event, RamSection):
-            self.item = self.section = event
+            self.section = event
             self.parts += 1
             return self.device is not None
-        self.item = event
         if isinstance(event, MultifdPacket):
             if event.channel in self.packets or len(self.packets) < MAX_CHANNELS:
                 self.packets[event.channel] = event
@@ -102,7 +112,7 @@ class Past:
         """Take in another item."""
         if isinstance(event, Header):
             self.begin()
-        elif isinstance(event, Section):
+        elif isinstance(event, Section) and not self.lost(event):
             self.section = event
             self.sections[event.idstr, event.instance_id] = None
         self.item = event
@@ -167,6 +177,8 @@ class Expert:
                 past.time = time
             elif kind is DirtySync:
                 past.time = time
+            elif kind is Draining and len(past.drained) < MAX_CHANNELS:
+                past.drained[event.channel] = event.offset
             wanted = kind in self._watching
         if wanted or (since is not None and time - since >= LONG):
             return self._see(time, event, before, since)

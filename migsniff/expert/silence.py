@@ -14,6 +14,7 @@ from migsniff.core.events import (
     DescriptionFound,
     Direction,
     DirectionEnded,
+    Draining,
     EndOfStream,
     Event,
     Finding,
@@ -40,7 +41,7 @@ CHANNELS: Final = 256
 class Silence(Rule):
     """Tells of silence after 10 s, and after each time as long again; and how long it was."""
 
-    watches: ClassVar = (TcpInfo, Blocked, DirectionEnded, Pause, Verdict)
+    watches: ClassVar = (TcpInfo, Blocked, Draining, DirectionEnded, Pause, Verdict)
 
     def __init__(self) -> None:
         self._offsets: dict[tuple[str, Direction], int] = {}
@@ -58,6 +59,8 @@ class Silence(Rule):
             yield from self._second(time, key, event)
         elif isinstance(event, Blocked):
             self._blocked[key] = event.blocked
+        elif isinstance(event, Draining):  # there is no destination that could read
+            self._unsent.pop(event.channel, None)
         elif isinstance(event, DirectionEnded):
             self._ended.add(key)
         elif isinstance(event, Pause):

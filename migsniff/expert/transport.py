@@ -7,6 +7,7 @@ from typing import ClassVar, Final
 
 from migsniff.core.events import (
     DirectionEnded,
+    Draining,
     Event,
     Finding,
     Header,
@@ -59,9 +60,10 @@ class Shut(Rule):
 class Endings(Rule):
     """The order in which connections ended, where each was, and which of several was unlike the others."""
 
-    watches: ClassVar = (Header, ReturnPathMessage, DirectionEnded, Verdict)
+    watches: ClassVar = (Header, ReturnPathMessage, Draining, DirectionEnded, Verdict)
 
     def __init__(self) -> None:
+        self._drained: dict[str, Draining] = {}
         self._ends: list[tuple[int, DirectionEnded]] = []
         self._shut: object = None
 
@@ -72,6 +74,8 @@ class Endings(Rule):
                 self._shut = None
             case ReturnPathMessage() if event.name == "SHUT":
                 self._shut = event.arguments.get("value")
+            case Draining() if len(self._drained) < CHANNELS:
+                self._drained[event.channel] = event
             case DirectionEnded() if len(self._ends) < 2 * CHANNELS:
                 self._ends.append((time, event))
             case Verdict():
@@ -87,10 +91,11 @@ class Endings(Rule):
         if not own or (own[0][1].by == "source" and own[0][1].how == "eof" and not own[0][0]):
             return  # a dump just ends
         time, first = own[0]
-        forward = first
+        forward: DirectionEnded | Draining = first
         for _, end in self._ends:
             if (end.channel, end.direction) == (first.channel, "fwd"):
                 forward = end  # what matters of a return path is how far the stream had come
+        forward = self._drained.get(first.channel, forward)
         where = f"at offset {forward.offset} of {name(first.channel)}{place(forward.where)}"
         if packet := self.past.packets.get(first.channel):
             where += f", behind {_packet(packet)}"
@@ -116,14 +121,18 @@ class Endings(Rule):
             then=then,
         )
 
-    def _evidence(self, end: DirectionEnded) -> tuple[int, bytes]:
+    def _evidence(self, end: DirectionEnded | Draining) -> tuple[int, bytes]:
         """What stands where it ended: the header of what was cut off, or the end of what came before."""
-        if end.inside:
+        if isinstance(end, DirectionEnded) and end.inside:
             return end.offset - end.inside, bytes.fromhex(end.evidence)
         if packet := self.past.packets.get(end.channel):
             return packet.offset, _packet_head(packet)
         section = self.past.section
-        if section is not None and (section.channel, section.direction) == (end.channel, end.direction):
+        if (
+            section is not None
+            and (section.channel, section.direction) == (end.channel, end.direction)
+            and section.offset + section.size <= end.offset
+        ):
             footer = section_footer(section)
             return section.offset + section.size - len(footer), footer
         return end.offset, b""

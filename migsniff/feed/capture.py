@@ -82,6 +82,11 @@ class CaptureWriter:
         """The capture's folder, once it has been made."""
         return self._folder.path
 
+    @property
+    def pending(self) -> int:
+        """Bytes that wait for the disk; 0 once nothing is saved any more."""
+        return 0 if self.problem is not None else self._queued - self._done
+
     def opened(self, opened: Opened) -> None:
         """A connection was accepted."""
         self._time = opened.time

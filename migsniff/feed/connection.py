@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 
 from migsniff.core.events import Direction, EndKind, Party
 from migsniff.feed import sockets
+from migsniff.feed.draining import Drain, End
 from migsniff.feed.forwarding import Buffers, Flow, Leg, LegName
 
 
@@ -40,6 +41,23 @@ class Tap(Protocol):
     def ended(self, direction: Direction, how: EndKind, by: Party, error: str | None) -> None:
         """A direction ended, exactly once for each; `by` is who ended it, `error` the name of an errno."""
 
+    def may_drain(self, how: EndKind, answer: Callable[[bool], None]) -> None:
+        """The destination has gone: whether what the source still sends is worth having.
+
+        `answer` is called with that when all that went on has been looked at, at once or later; and with
+        False once it is not worth having any more.
+        """
+
+    def draining(self) -> None:
+        """From here on the bytes of `fwd` were not sent on: they are for the tap alone."""
+
+    @property
+    def lags(self) -> bool:
+        """Whether so much of what it was shown waits that while draining nothing more should come."""
+
+
+Told = Literal["opened", "paused", "tcp_info", "ended", "may_drain", "draining"]
+
 
 class Connection:
     """Both legs of a connection, from accept to close."""
@@ -52,6 +70,7 @@ class Connection:
         source: socket.socket,
         tap: Tap | None,
         *,
+        drain: float,
         on_opened: Callable[[], None],
         on_closed: Callable[["Connection"], None],
         on_tap_failed: Callable[[Exception], None],
@@ -69,6 +88,7 @@ class Connection:
         self._flows: tuple[Flow, ...] = ()
         self._ended_silent: list[tuple[Direction, EndKind, Party, str | None]] = []
         self._legs: list[Leg] = []
+        self._drain = Drain(self, drain)
         self._add("source", source)
 
     def join(self, destination: socket.socket) -> None:
@@ -109,7 +129,7 @@ class Connection:
             except Exception as error:  # whatever a tap does, the forwarding goes on
                 self._detach(error)
 
-    def tell(self, what: Literal["opened", "paused", "tcp_info", "ended"], *facts: object) -> None:
+    def tell(self, what: Told, *facts: object) -> None:
         """Call a method of the tap, if anything is to be told of this connection."""
         if self._tap is None or not self.opened:
             return
@@ -121,10 +141,12 @@ class Connection:
     def _detach(self, error: Exception) -> None:
         self._tap = None
         self._on_tap_failed(error)
+        self._drain.answer(False)
 
     def sample(self) -> None:
         """Tell what the kernel says of both legs."""
-        for leg in () if self.closed else self._legs:
+        legs = self._legs[:1] if self._drain.began else self._legs
+        for leg in () if self.closed else legs:
             waited = sum(flow.waited for flow in self._flows if flow.to is leg)
             self.tell("tcp_info", leg.party, {**sockets.tcp_info(leg.sock), "waited": waited})
 
@@ -146,13 +168,26 @@ class Connection:
 
     def fail(self, leg: Leg, number: int) -> None:
         """A leg has failed: what it had sent goes on if it can, and the other leg is reset."""
+        if leg.party == "source":
+            self._drain.source_failed(number)
         if self.closed or self.failing:
             return
         self.failing = number
         for flow in self._flows:
-            if flow.from_ is leg and not flow.ended:
+            if flow.from_ is leg and not (flow.ended or flow.held):
                 flow.drain()
-        self.finish(sockets.end_kind(number), leg.party, errno.errorcode.get(number, str(number)))
+        end: End = sockets.end_kind(number), leg.party, errno.errorcode.get(number, str(number))
+        if leg.party == "source" or not self._drain.ask(end, lambda: self.finish(*end)):
+            self.finish(*end)
+            return
+        for flow in self._flows:
+            flow.hold()
+
+    def ended_by_itself(self, flow: Flow, error: int) -> None:
+        """A direction has come to its end of file; `error` is what came behind that."""
+        gone: End = "eof", "destination", None
+        if flow.direction == "fwd" or not self._drain.ask(gone, lambda: flow.pass_on_end(error)):
+            flow.pass_on_end(error)
 
     def finish(self, how: EndKind, by: Party, error: str | None) -> None:
         """End both directions where they are, and reset both legs."""
@@ -163,6 +198,32 @@ class Connection:
             if not flow.ended:
                 self.end(flow, how, by, error)
         self._close(self._cut)
+
+    # ------------------------------------------------------------ when the destination has gone
+
+    @property
+    def forward(self) -> Flow | None:
+        """The direction from the source, if it still carries something, and something is told of it."""
+        if self._tap is None or not self.opened or not self._flows or self._flows[0].ended:
+            return None
+        return self._flows[0]
+
+    @property
+    def tap_lags(self) -> bool:
+        """Whether the tap has enough to do."""
+        try:
+            return self._tap is not None and self._tap.lags
+        except Exception as error:  # as above
+            self._detach(error)
+            return False
+
+    def end_backward(self, end: End) -> None:
+        """The destination's direction is over, and the source is not told."""
+        self.failing = self.failing or errno.ECONNABORTED
+        for flow in self._flows[1:]:
+            flow.hold()
+            if not flow.ended:
+                self.end(flow, *end)
 
     def _cut(self, leg: Leg) -> None:
         """Reset a leg; but what it was sent completely, up to the end of file, still has to arrive there."""
@@ -196,6 +257,7 @@ class Connection:
         if self.closed:
             return
         self.closed = True
+        self._drain.close()
         for flow in self._flows:
             flow.close()
         for leg in self._legs:

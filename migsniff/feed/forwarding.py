@@ -73,6 +73,7 @@ class Flow:
     def __init__(self, connection: "Connection", direction: Direction, from_: Leg, to: Leg) -> None:
         self.ended = False
         self.complete = False  # up to the end of file, which was passed on
+        self.held = False  # it has come to its end of file, which is not passed on yet
         self.direction = direction
         self.from_ = from_
         self.to = to
@@ -121,7 +122,10 @@ class Flow:
             return False
         if sent:
             self._connection.data(self.direction, buffer[:sent])
-        self._buffers.give(buffer)
+        if sent < received:  # the receiver has failed: perhaps the tap is to have the rest
+            self._buffer, self._received, self._sent, self._shown = buffer, received, sent, sent
+        else:
+            self._buffers.give(buffer)
         if failure is not None:
             self._connection.fail(*failure)
         elif not size:
@@ -211,6 +215,13 @@ class Flow:
             self._connection.fail(self.from_, error)
             return
         self._loop.remove_reader(self.from_.descriptor)
+        self.held = True
+        self._connection.ended_by_itself(self, error)
+
+    def pass_on_end(self, error: int) -> None:
+        """Tell the receiver of the end of file; `error` is what came behind it on the sender's socket."""
+        failing = self._connection.failing
+        self.held = False
         try:
             self.to.sock.shutdown(socket.SHUT_WR)
         except OSError as gone:
@@ -220,6 +231,27 @@ class Flow:
         self._connection.end(self, "eof", self.from_.party, None)
         if error and not failing:
             self._connection.fail(self.from_, error)
+
+    # ------------------------------------------------------------ when the receiver has gone
+
+    def hold(self) -> None:
+        """Neither read nor send."""
+        self._waited()
+        self._loop.remove_reader(self.from_.descriptor)
+        self._loop.remove_writer(self.to.descriptor)
+
+    def give_up_sending(self) -> memoryview:
+        """Hold, and hand out what the receiver did not take any more."""
+        self.hold()
+        self.show()
+        if self._paused:
+            self._paused = False
+            self._connection.tell("paused", self.direction, False)
+        if self._held_reads:
+            self._held_reads = 0
+            sockets.hold_receive_buffer(self.from_.sock, False)
+        buffer, self._buffer = self._buffer, None
+        return memoryview(b"") if buffer is None else buffer[self._sent : self._received]
 
     def close(self) -> None:
         """Let go of the buffer."""

@@ -47,7 +47,8 @@ class Relay:
     `allow`: networks from which connections are admitted, all if there are none; unix sockets are not asked.
     `buffer_size`: the most that is read at once, in bytes, and the memory that a direction whose receiver is
     slow holds. `dial_timeout`: seconds for a destination to answer; connections accepted meanwhile wait, so
-    that the destination sees them in the order in which the source made them.
+    that the destination sees them in the order in which the source made them. `drain`: seconds for which a
+    source is read on when its destination has gone, if the tap has a use for it.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Relay:
         dial_timeout: float = DIAL_TIMEOUT,
         keepalive: Keepalive | None = None,
         sample_interval: float = SAMPLE_INTERVAL,
+        drain: float = 0,
     ) -> None:
         self._listen = listen
         self._forward = forward
@@ -71,6 +73,7 @@ class Relay:
         self._dial_timeout = dial_timeout
         self._keepalive = keepalive or Keepalive()
         self._sample_interval = sample_interval
+        self._drain = drain
         self._buffers = Buffers(buffer_size)
         self._listeners: list[Listener] = []
         self._accepting = False
@@ -221,6 +224,7 @@ class Relay:
             self._watch,
             sock,
             tap,
+            drain=self._drain,
             on_opened=self._opened,
             on_closed=self._closed,
             on_tap_failed=self._tap_failed,

@@ -159,6 +159,7 @@ DESCRIPTIONS: Final[dict[str, str]] = {
     "expert.evidence": "the bytes that prove it",
     "expert.where": "section, device and record of what does not fit the format",
     "end": "the end of a direction of a channel",
+    "draining.where": "what the channel was in the middle of",
     "end.how": "how it ended",
     "end.by": "who ended it",
     "end.error": "name of the errno",

@@ -27,6 +27,7 @@ from migsniff.core.events import (
     DeviceSection,
     DirectionEnded,
     DirtySync,
+    Draining,
     EndOfStream,
     Event,
     Finding,
@@ -120,6 +121,7 @@ PREFIXES: Final[dict[type[Event], tuple[str, ...]]] = {
     Opaque: ("opaque",),
     Undecodable: ("expert", "undecodable"),
     Finding: ("expert",),
+    Draining: ("draining",),
     DirectionEnded: ("end",),
     Verdict: ("verdict",),
 }

@@ -81,7 +81,7 @@ def info_lines(stats: MigrationStats, facts: Mapping[str, object]) -> list[str]:
     if devices := stats.channels.device_rows(DEVICES_SHOWN):
         lines += ["Device state over multifd", *("  " + row for row in devices)]
     lines += _messages(stats)
-    lines += _ends(stats)
+    lines += [*_drained(stats), *_ends(stats)]
     lines += finding_rows(stats, FINDINGS_SHOWN)
     return [*lines, _labelled("Verdict", verdict_text(stats))]
 
@@ -279,6 +279,19 @@ def _messages(stats: MigrationStats) -> list[str]:
     last = stats.last_messages[-1]
     value = f" {escape(str(last.value))}" if last.value is not None else ""
     return [_labelled("Return path", f"{text}; the last: {name(last.name)}{value}")]
+
+
+def _drained(stats: MigrationStats) -> list[str]:
+    """What did not reach the destination any more."""
+    shown = list(stats.drained.values())[:ENDS_SHOWN]
+    lines = [
+        f"{name(begun.channel)}: {several(stats.drained_bytes(begun.channel), 'byte')} did not reach the "
+        f"destination, from {begun.offset} on{place(begun.where)}"
+        for begun in shown
+    ]
+    others = len(stats.drained) - len(shown)
+    lines += [f"and {others} more channels"] if others else []
+    return [_labelled("" if number else "Drained", line) for number, line in enumerate(lines)]
 
 
 def _ends(stats: MigrationStats) -> list[str]:

@@ -16,6 +16,7 @@ from migsniff.core.events import (
     Direction,
     DirectionEnded,
     DirtySync,
+    Draining,
     EndOfStream,
     Event,
     Finding,
@@ -117,6 +118,7 @@ class MigrationStats:
         self.findings: list[Finding | Undecodable] = []
         self.findings_omitted = 0
         self.ends: list[DirectionEnded] = []
+        self.drained: dict[str, Draining] = {}
         self.verdict: Verdict | None = None
         self._synced = PageCounts()
         self._pass_began: int | None = None
@@ -185,17 +187,20 @@ class MigrationStats:
             case Package():
                 self.phase = "device state"
             case EndOfStream():
-                self._stopped_at[DOWNTIME_EOF] = time
+                self._stopped(time, event, DOWNTIME_EOF)
                 if not self.postcopy:
                     self.phase = "description"
             case DescriptionFound():
                 self.page_size = self.page_size or event.page_size
-                self._stopped_at[DOWNTIME_DESCRIPTION] = time
+                self._stopped(time, event, DOWNTIME_DESCRIPTION)
             case Finding() | Undecodable():
                 self._finding(event)
             case TlsMessage() | TlsRecords() | TlsEnded():
                 self.phase = "encrypted"
                 count_tls(self.tls, event)
+            case Draining():
+                if len(self.drained) < MAX_CHANNELS:
+                    self.drained[event.channel] = event
             case DirectionEnded():
                 if len(self.ends) < MAX_ENDS:
                     self.ends.append(event)
@@ -247,6 +252,11 @@ class MigrationStats:
             self._item_ended = time
             self._next_item_began = time if self.bytes.get(("main", "fwd"), 0) > end else None
             self._heard_before_item = self._heard
+
+    def _stopped(self, time: int, event: Event, sign: str) -> None:
+        """A sign that the guest may run again: not where nothing reaches the destination any more."""
+        if event.channel not in self.drained:
+            self._stopped_at[sign] = time
 
     def _switchover(self, time: int, heard_before: int) -> None:
         if self.switchover is None:
@@ -361,6 +371,10 @@ class MigrationStats:
         """Pages of guest memory in all RAM blocks."""
         return self.ram_total // self.page_size if self.page_size else None
 
+    def drained_bytes(self, channel: str) -> int:
+        """What came on a channel from its source when its destination had gone."""
+        return self.bytes.get((channel, "fwd"), 0) - self.drained[channel].offset
+
     def open_pass(self) -> PassStats | None:
         """The pass that has no end (yet), with what complete sections of it have brought."""
         last = self._last_pass()
@@ -456,6 +470,10 @@ class MigrationStats:
             },
             "findings": [msgspec.to_builtins(finding) for finding in list(self.findings)],
             "findings_omitted": self.findings_omitted,
+            "drained": {
+                channel: {"offset": begun.offset, "bytes": self.drained_bytes(channel)}
+                for channel, begun in list(self.drained.items())
+            },
             "ends": [msgspec.to_builtins(end) for end in list(self.ends)],
             "verdict": None if self.verdict is None else msgspec.to_builtins(self.verdict),
         }

@@ -98,7 +98,8 @@ def _title(stats: MigrationStats) -> Text:
 
 def _phase(stats: MigrationStats, now: int) -> Text:
     line = _line("")
-    line.append(f"{escape(stats.phase):<16}", style="bold cyan")
+    drains = "draining, " if stats.drained and stats.verdict is None else ""
+    line.append(f"{drains + escape(stats.phase):<16}", style="bold cyan")
     line.append(f" {seconds(now)}")
     if stats.blocks and stats.pages:
         first = sum(block.distinct for block in list(stats.blocks.values())) / stats.pages

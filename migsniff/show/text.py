@@ -23,6 +23,7 @@ from migsniff.core.events import (
     DeviceSection,
     DirectionEnded,
     DirtySync,
+    Draining,
     EndOfStream,
     Event,
     Finding,
@@ -259,6 +260,9 @@ def _describe(past: _Past, time: int, event: Event, taken: int | None) -> Line:
         case Finding():
             section = name(event.section) if event.section else "-"
             return event.severity, section, f"{escape(event.message)} [{name(event.code)}]"
+        case Draining():
+            info = "from here on nothing reaches the destination, which has gone"
+            return "drain", "-", f"{info}{place(event.where)}"
         case DirectionEnded():
             error = f" ({name(event.error)})" if event.error else ""
             return "end", "-", f"{HOW_ENDED[event.how]} from {event.by}{error}{place(event.where)}"

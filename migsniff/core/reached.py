@@ -1,0 +1,65 @@
+"""How far a channel came: to its destination, and whether its source may be read on when that has gone."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from migsniff.core.errors import StreamProblem
+
+if TYPE_CHECKING:
+    from migsniff.core.session import Connection
+
+UNREAD: Final = "only a main channel that can be decoded tells whether a return path is open"
+ALONE: Final = "there is no return path, so the source would believe that it is done"
+POSTCOPY: Final = "it may go into postcopy, and then a source without a destination cannot resume its guest"
+COLO: Final = "COLO takes over by itself when one side is gone"
+
+
+class Reached(NamedTuple):
+    """Where a channel stands at wire offset `offset`.
+
+    `problem`: it could not be decoded up to here. `finished`: EOF has come; `complete`: and all behind it.
+    """
+
+    offset: int
+    where: str
+    problem: StreamProblem | None = None
+    finished: bool = False
+    complete: bool = False
+    iteration: int = 0
+
+
+def reached(connection: "Connection", told: object = None) -> Reached:
+    """How far it has come by now; or a little further if that is `told`, by a capture that decides later."""
+    at = connection.queues["fwd"].wire_end
+    if isinstance(told, int) and at < told < 1 << 63:
+        at = told
+    decoder, main = connection.decoders.get("fwd"), connection.main
+    if decoder is None:
+        return Reached(at, "")
+    where, problem = decoder.where_at(at), decoder.problem
+    if main is None:
+        return Reached(at, where, problem)
+    return Reached(at, where, problem, main.finished, decoder.steps is None, main.context.memory.iteration)
+
+
+def may_drain(connections: Sequence["Connection"], connection: "Connection") -> tuple[bool, str]:
+    """Whether the source of `connection` may be read on without its destination.
+
+    If not, and that is not because there is nothing more to come: why it is refused.
+    """
+    mains = [each for each in connections if each.main is not None]
+    if not mains or (main := mains[-1].main) is None:
+        return False, UNREAD
+    decoder, back, context = mains[-1].decoders["fwd"], mains[-1].return_path, main.context
+    if decoder.problem is not None:
+        return False, UNREAD
+    loaded = back is not None and back.shut == 0
+    if loaded or decoder.steps is None or mains[-1].ended("fwd"):
+        return False, ""
+    if connection is not mains[-1] and (main.finished or connection.main is not None):
+        return False, ""
+    if context.postcopy or context.advised:
+        return False, POSTCOPY
+    if context.colo:
+        return False, COLO
+    return context.return_path, "" if context.return_path else ALONE
