@@ -129,14 +129,14 @@ class RecordingTap:
         self.infos: list[tuple[LegName, dict[str, object]]] = []
         self.ends: dict[Direction, tuple[EndKind, Party, str | None]] = {}
         self._digests = {"fwd": hashlib.sha256(), "rev": hashlib.sha256()}
-        self._raises = raises
+        self.raises = raises
         self.drains: bool | None = True
         """The answer to whether to drain; None: it comes later, by `answer`."""
         self.lags = False
 
     def _called(self, what: str) -> None:
         self.calls.append(what)
-        if what == self._raises:
+        if what == self.raises:
             raise RuntimeError(f"on purpose in {what}")
 
     def opened(self) -> None:

@@ -18,6 +18,7 @@ from migsniff.core.events import (
     DescriptionFound,
     DirectionEnded,
     DirtySync,
+    Draining,
     EndOfStream,
     Event,
     Field,
@@ -313,6 +314,12 @@ LINES: list[tuple[Event, str, str, str]] = [
         "warn",
         "-",
         "saving stopped [saver-failed]",
+    ),
+    (
+        Draining(**AT, where="section ram"),
+        "drain",
+        "-",
+        "from here on nothing reaches the destination, which has gone, in section ram",
     ),
     (
         DirectionEnded(**AT, how="reset", by="destination", error="ECONNRESET", where="section ram"),
