@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from migsniff.core.errors import StreamProblem
+from migsniff.core.events import DeviceSection, EndOfStream, Event
 
 if TYPE_CHECKING:
     from migsniff.core.session import Connection
@@ -40,6 +41,22 @@ def reached(connection: "Connection", told: object = None) -> Reached:
     if main is None:
         return Reached(at, where, problem)
     return Reached(at, where, problem, main.finished, decoder.steps is None, main.context.memory.iteration)
+
+
+def settled(came: Reached, event: Event) -> Reached:
+    """The place as a later record tells it: where a device ends shows only in what follows."""
+    end = event.offset + event.size
+    into = came.offset - end
+    if into < 0:
+        return came
+    match event:
+        case DeviceSection(provisional=True):
+            item, finished = "the header of a FULL section" if into else "between sections", came.finished
+        case EndOfStream():
+            item, finished = "the description" if into else "behind the end of the stream", True
+        case _:
+            return came
+    return came._replace(where=f"{item}, {into} bytes into it" if into else item, finished=finished)
 
 
 def may_drain(connections: Sequence["Connection"], connection: "Connection") -> tuple[bool, str]:

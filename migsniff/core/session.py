@@ -33,7 +33,7 @@ from migsniff.core.events import (
 )
 from migsniff.core.multifd import MultifdReader
 from migsniff.core.pagesize import FIRST_PAGES
-from migsniff.core.reached import Reached, may_drain, reached
+from migsniff.core.reached import Reached, may_drain, reached, settled
 from migsniff.core.returnpath import ReturnPathReader
 from migsniff.core.stream import MainReader
 from migsniff.core.tls import TlsConnection, TlsReader
@@ -246,8 +246,12 @@ class Session:
         self._last = decoder
         if decoder is None:
             yield from self._first_bytes(connection, chunk)
-        else:
+        elif connection.drained is None:
             yield from decoder.feed(chunk)
+        else:
+            for event in decoder.feed(chunk):
+                connection.drained = settled(connection.drained, event)
+                yield event
 
     def _noted(self, noted: Noted) -> Iterator[Event]:
         """What explains the arrivals, from the relay or from a capture, which is not to be believed."""
