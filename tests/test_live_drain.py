@@ -156,8 +156,7 @@ async def test_all_channels_end_with_the_main_one(tmp_path: Path, capfd: pytest.
     await reads_as_live(bench, capfd)
 
 
-@pytest.mark.parametrize("last", [b"", streams.EOF])
-async def test_a_destination_whose_guest_runs_just_closes(tmp_path: Path, last: bytes) -> None:
+async def test_a_destination_whose_guest_runs_just_closes(tmp_path: Path) -> None:
     """Its channels first, then SHUT 0 and the main one: each end is passed on."""
     bench = Bench(tmp_path)
     async with rig(bench) as relay:
