@@ -12,6 +12,7 @@ from migsniff.cli import main
 from tests import streams
 
 SAMPLES = Path(__file__).parent.parent / "captures" / "samples"
+DRAINING = ("--listen", "0", "--forward", "127.0.0.1:1", "--drain-after-failure")
 
 
 @pytest.mark.parametrize(
@@ -35,6 +36,8 @@ SAMPLES = Path(__file__).parent.parent / "captures" / "samples"
         (["read", "-a", "size:0", "x"], 2, "size:0"),
         (["read", "-a", "packets:3", "x"], 2, "packets:3"),
         (["read", "-c", "-1", "x"], 2, "-1"),
+        *(([*DRAINING, each], 2, f"'{each}' is no number of seconds") for each in ("0", "nan", "3601", "x")),
+        ([*DRAINING, "5", "--no-decode"], 2, "--no-decode"),
     ],
 )
 def test_exit_codes_and_messages(

@@ -68,11 +68,10 @@ def may_drain(connections: Sequence["Connection"], connection: "Connection") -> 
     if not mains or (main := mains[-1].main) is None:
         return False, UNREAD
     decoder, back, context = mains[-1].decoders["fwd"], mains[-1].return_path, main.context
-    if decoder.problem is not None:
-        return False, UNREAD
-    loaded = back is not None and back.shut == 0
-    if loaded or decoder.steps is None or mains[-1].ended("fwd"):
+    if mains[-1].ended("fwd") or (back is not None and back.shut == 0):
         return False, ""
+    if decoder.steps is None:
+        return False, "" if decoder.problem is None else UNREAD
     if connection is not mains[-1] and (main.finished or connection.main is not None):
         return False, ""
     if context.postcopy or context.advised:
