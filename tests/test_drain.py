@@ -148,7 +148,7 @@ def test_the_verdict_is_of_what_reached_the_destination() -> None:
         assert [(each.offset, each.channel) for each in of(live, Draining)] == [(at, "main")]
         assert len(of(live, DescriptionFound)) == 1, "what came behind it is decoded"
         assert decode(Session(), kept) == [event for event in live if not isinstance(event, RamPages)], at
-    # that the first pass is over, in which an end is a refusal, shows with the next record's 8 bytes or the end
+    # that the first pass, in which an end is a refusal, is over shows with 8 more bytes, or the end
     assert [outcomes for _, *outcomes in unlike] == [["reset", "refused"]] * 8
 
 
