@@ -182,6 +182,12 @@ def test_what_a_capture_says_is_not_believed(told: object) -> None:
     assert not verdict(events).ok
 
 
+def test_a_capture_may_say_that_more_went_on_than_came() -> None:
+    events = decode(Session(), drained(WHOLE, len(OPEN) + 50, told=1 << 40))
+    assert "read from the source alone" not in verdict(events).message
+    assert (verdict(events).ok, verdict(events).offset) == (False, 1 << 40)
+
+
 def test_it_begins_once_and_not_behind_the_end() -> None:
     note = Noted(0, 0, "draining", {"direction": "fwd", "offset": 0})
     events = decode(Session(), [*drained(WHOLE, 90), note])

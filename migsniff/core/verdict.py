@@ -58,7 +58,7 @@ def judge(connections: Sequence["Connection"], looks_like: Callable[[bytes], str
     main = mains[-1]
     came = main.drained or reached(main)
     ok, outcome, message = _of_main(connections, main, came)
-    if more := main.queues["fwd"].wire_end - came.offset:
+    if (more := main.queues["fwd"].wire_end - came.offset) > 0:
         message += f"; {more} bytes more were read from the source alone"
     return ok, outcome, message, came.offset
 

@@ -373,7 +373,7 @@ class MigrationStats:
 
     def drained_bytes(self, channel: str) -> int:
         """What came on a channel from its source when its destination had gone."""
-        return self.bytes.get((channel, "fwd"), 0) - self.drained[channel].offset
+        return max(0, self.bytes.get((channel, "fwd"), 0) - self.drained[channel].offset)
 
     def open_pass(self) -> PassStats | None:
         """The pass that has no end (yet), with what complete sections of it have brought."""
