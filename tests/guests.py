@@ -20,6 +20,20 @@ S390X = """
     a7f4fff1      j     .-30
 """
 S390X_ENTRY = 0x2000
+PPC64 = """
+    39000000  li     r8, 0
+    38600008  li     r3, 8          the hypercall H_ENTER
+    38800000  li     r4, 0
+    7d054378  mr     r5, r8
+    38c00001  li     r6, 1          valid
+    38e00190  li     r7, 0x190      the first page of memory
+    44000022  sc     1
+    39080008  addi   r8, r8, 8
+    2c280800  cmpdi  r8, 0x800
+    4180ffe0  blt    .-32
+    48000000  b      .
+"""
+PPC64_ENTRY = 0x100
 
 
 def _code(listing: str) -> list[bytes]:
@@ -29,6 +43,11 @@ def _code(listing: str) -> list[bytes]:
 def aarch64_loop() -> bytes:
     """For board virt, at any place in memory: it adds 1 to a byte of every page from 16 to 20 MiB."""
     return b"".join(word[::-1] for word in _code(AARCH64))
+
+
+def ppc64_hash_table() -> bytes:
+    """Firmware for pseries: it makes an entry in each of the first 256 groups of the hash page table."""
+    return bytes(PPC64_ENTRY) + b"".join(_code(PPC64))
 
 
 def s390x_loop() -> bytes:
