@@ -45,6 +45,11 @@ class Tally:
         if last > self.last:
             self.last = last
 
+    @property
+    def pages(self) -> int:
+        """Pages of all kinds."""
+        return self.normal + self.zero + self.xbzrle + self.compressed
+
     def freeze(self) -> PageCounts:
         """The counts as an event carries them."""
         return PageCounts(self.normal, self.zero, self.xbzrle, self.compressed, self.bytes, self.resent)
@@ -199,6 +204,9 @@ class GuestMemory:
             fold(self.round_tallies.pop(rounds.first, {}), self.pass_tallies)
             for key, pages in self._round_touched.pop(rounds.first, {}).items():
                 self._touched[key] = self._touched.get(key, 0) + pages
+            moved = rounds.moved()
+            for block, tally in self.pass_tallies.items() if moved else ():
+                tally.resent = max(0, min(tally.resent + moved.get(block.index, 0), tally.pages))
             rounds.first += 1
         table = rounds.renumber()
         if table is not None:
@@ -381,6 +389,8 @@ class GuestMemory:
         else:
             if self.count_passes:
                 self.rounds.repeats(set(seen.tobytes()), round_)
+                early = seen[seen > np.uint8(self.rounds.mark_of(round_))]
+                self.rounds.overtaken(block.index, early.tobytes(), round_)
             segment[where] = np.maximum(seen, np.uint8(self._mark_of(round_)))
         return resent
 
