@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from migsniff.core.events import BlockPages, DirtySync, HotRange, PageCounts, RamBlock
 from migsniff.core.hotranges import Touched, hot_ranges
+from migsniff.core.names import KnownNames
 from migsniff.core.rounds import COMPLETE, LONG_AGO, NEVER, Rounds
 from migsniff.core.wire import (
     MAX_PAGE_STATE_SLACK,
@@ -113,6 +114,7 @@ class GuestMemory:
         self.page_size = 0
         self.blocks: dict[bytes, GuestBlock] = {}
         self.by_name: dict[str, GuestBlock] = {}  # the same by the names that events carry
+        self._names: KnownNames | None = None
         self.iteration = 1
         self.round = 0
         self.flushes = False  # the main channel has MULTIFD_FLUSH records
@@ -136,7 +138,15 @@ class GuestMemory:
         """Take the list of blocks from the START of section ram."""
         self.blocks = {name: GuestBlock(i, block) for i, (name, block) in enumerate(blocks)}
         self.by_name = {block.name: block for block in self.blocks.values()}
+        self._names = None
         self._touched, self._round_touched = {}, {}
+
+    @property
+    def names(self) -> KnownNames:
+        """The names of the blocks."""
+        if self._names is None:
+            self._names = KnownNames(self.blocks)
+        return self._names
 
     def set_page_size(self, page_size: int) -> None:
         """Give the target's page size, in bytes, before the first page is counted."""
