@@ -230,6 +230,7 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
         "that a capture has not is missing at the end of packets, as if they had been cut short."
     )
     parser.add_argument("file", metavar="CAPTURE|FILE|-")
+    _add_place(parser)
     parser.add_argument("--pcapng", required=True, metavar="OUT", help="where to write; - is standard output")
 
 

@@ -155,7 +155,7 @@ def _diff(options: argparse.Namespace) -> int:
 def _export(options: argparse.Namespace) -> int:
     from migsniff.export import export
 
-    return export(options.file, options.pcapng)
+    return export(options.file, options.pcapng, offset=options.offset, snapshot=options.snapshot)
 
 
 def _fields(options: argparse.Namespace) -> int:

@@ -22,9 +22,12 @@ Piece = tuple[Data, int, list[str]]
 """Bytes that are known, the length on the wire (what is not known is at the end), comments."""
 
 
-def export(path: str, target: str) -> int:
-    """Write the capture at `path` as pcapng to `target`, "-" for standard output; returns the exit code."""
-    source = open_source(path)
+def export(path: str, target: str, *, offset: int = 0, snapshot: str | None = None) -> int:
+    """Write the capture at `path` as pcapng to `target`, "-" for standard output; returns the exit code.
+
+    See open_source for what is read.
+    """
+    source = open_source(path, offset=offset, snapshot=snapshot)
     if target == "-" and sys.stdout.isatty():
         raise UsageError("packets are not for a terminal: give a file, or a pipe")
     with nullcontext(sys.stdout.buffer) if target == "-" else open(target, "wb", opener=_private) as file:

@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import signal
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ from migsniff.core.errors import UsageError
 from migsniff.core.session import Session
 from migsniff.descriptions import Learning, open_descriptions
 from migsniff.feed.capture import CaptureWriter
+from migsniff.feed.captureplace import why_not_saved
 from migsniff.feed.endpoints import Endpoint, Network, parse_endpoint, parse_network
 from migsniff.feed.recognise import recognise
 from migsniff.feed.relay import Relay
@@ -135,6 +137,8 @@ class Proxy:
         if not options.no_save and not options.no_decode:
             what = "with all guest memory" if options.ram == "keep" else "without guest memory (see --ram)"
             self.say(f"saving captures {what} in {options.write}")
+            # a disk that hangs must hold up nothing
+            threading.Thread(target=self._try_to_save, daemon=True).start()
         console = Console()
         if not options.log and self._log_options.format == "text" and usable(console):
             listening = [address for relay in self.relays for address in relay.addresses]
@@ -146,6 +150,10 @@ class Proxy:
             self.view.start()
         elif not options.no_decode:
             self.log = Log(self._log_options, 1, blocking=False)
+
+    def _try_to_save(self) -> None:
+        if (why := why_not_saved(Path(self.options.write))) is not None:
+            self.say(why)
 
     def _begin(self, migration: str, started: datetime, source: str, destination: str) -> LiveMigration:
         """A migration begins: its session, whoever shows it, and its capture."""

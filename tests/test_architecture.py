@@ -36,6 +36,7 @@ LAYERS = (
     ("events",),
     ("bytequeue", "contents", "hotranges", "registry", "rounds", "text"),
     ("fieldtypes", "oldstyle", "description", "inflaters", "messages", "multifdfacts", "pageencodings"),
+    ("names",),
     ("pages",),
     ("multifdmethods",),
     ("faults", "vmdesc", "pagecount", "livesections"),
@@ -65,6 +66,7 @@ WITH_NUMPY = {
 }
 PURE = {
     "array",
+    "bisect",
     "collections",
     "dataclasses",
     "enum",

@@ -221,6 +221,16 @@ def test_a_stream_that_ends_in_a_page() -> None:
     assert len(found.evidence) >= 16
 
 
+def test_a_file_that_ends_in_a_page() -> None:
+    """Nobody closed anything: a dump that was cut has an end, and that is all that is said of it."""
+    data = SMALL_HEAD + passes()
+    data = data[: data.rindex(bytes.fromhex("aa") * SMALL) + 171]
+    dump = Stream(((0, "fwd", data),), ends=(Ended(0, 0, "fwd", "eof", "file"),))
+    found = [finding for finding in findings(dump) if finding.code != "attempt-cost"]
+    assert [finding.code for finding in found] == ["stream-cut"]
+    assert re.match(r"the file ends \d+ bytes into section ram instance 0 \(\w+\), page 0x", found[0].message)
+
+
 def test_who_ended_first_in_a_device() -> None:
     """Case 18: the place in the stream, in a device, and what the return path said."""
     data = SMALL_HEAD + passes() + states()[:80]

@@ -11,6 +11,7 @@ from migsniff.cli import main
 from migsniff.core.events import Chunk
 from migsniff.export import pieces
 from migsniff.feed.pcapwrite import MAX_PAYLOAD
+from tests.qcow2images import Made
 from tests.rawsamples import FOLDER, raw
 from tests.tools import tshark
 
@@ -106,6 +107,34 @@ def test_tshark_counts_the_same_bytes(tmp_path: Path) -> None:
 def test_to_standard_output(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     assert main(["export", str(FOLDER / "x86-72-pc"), "--pcapng", "-"]) == 0
     assert capfdbinary.readouterr().out.startswith(b"\x0a\x0d\x0d\x0a")
+
+
+def test_a_stream_that_begins_later_in_its_file(tmp_path: Path) -> None:
+    """As migrate file:F,offset=N writes it: byte for byte the packets of the stream alone."""
+    stream = raw("x86-72-pc").main
+    for name, data in (("alone", stream), ("behind", b"x" * 4096 + stream)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "dump").write_bytes(data)
+    outs = [tmp_path / name / "out" for name in ("alone", "behind")]
+    assert main(["export", str(tmp_path / "alone" / "dump"), "--pcapng", str(outs[0])]) == 0
+    behind = ["export", str(tmp_path / "behind" / "dump"), "--pcapng", str(outs[1])]
+    assert main([*behind, "--offset", "4k"]) == 0
+    assert outs[0].read_bytes() == outs[1].read_bytes()
+
+
+def test_a_snapshot_in_a_disk_image(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    state = raw("x86-72-pc").main
+    image = tmp_path / "disk.qcow2"
+    image.write_bytes(Made(state, names=(("1", "SNAP"), ("2", "other"))).build())
+    out = tmp_path / "out"
+    assert main(["export", str(image), "--snapshot", "SNAP", "--pcapng", str(out)]) == 0
+    assert capfd.readouterr().err == ""
+    main(["info", str(out), "-T", "json"])
+    assert json.loads(capfd.readouterr().out)["verdict"]["outcome"] == "completed"
+    assert main(["export", str(image), "--pcapng", str(out)]) == 1
+    assert "--snapshot" in capfd.readouterr().err
+    assert main(["export", str(FOLDER / "x86-72-pc"), "--snapshot", "a", "--pcapng", str(out)]) == 1
+    assert "no snapshots" in capfd.readouterr().err
 
 
 def test_what_cannot_be_exported(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

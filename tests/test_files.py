@@ -63,7 +63,7 @@ def test_dump(tmp_path: Path) -> None:
     arrivals, data = read(path)
     assert data == STREAM
     assert arrivals[0] == Opened(0, 0, str(path), "")
-    assert arrivals[-1] == Ended(0, 0, "fwd", "eof", "source")
+    assert arrivals[-1] == Ended(0, 0, "fwd", "eof", "file")
     chunks = [a for a in arrivals if isinstance(a, Chunk)]
     assert chunks[-1].end == len(STREAM)
     assert {(c.time, c.connection, c.direction, c.kept) for c in chunks} == {(0, 0, "fwd", "all")}
@@ -77,7 +77,7 @@ def test_compressed(tmp_path: Path, form: str) -> None:
     assert open_source(str(path)).describe == f"a stream, {form}"
     arrivals, data = read(path)
     assert data == STREAM
-    assert arrivals[-1] == Ended(0, 0, "fwd", "eof", "source")
+    assert arrivals[-1] == Ended(0, 0, "fwd", "eof", "file")
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ def test_standard_input_as_it_comes(
                 assert isinstance(arrival, Chunk)
                 got += arrival.data
             assert got == b"".join(parts[: count + 1]), part
-        assert owned(arrivals) == [Ended(0, 0, "fwd", "eof", "source")]
+        assert owned(arrivals) == [Ended(0, 0, "fwd", "eof", "file")]
     finally:
         os.dup2(before, 0)
         os.close(before)

@@ -271,7 +271,7 @@ class TestPasses:
         """The other is in the next pass already: what comes here twice came from the pass before."""
         late = (2, at(1, 2) + SYNC + at(3, 0)), (1, at(0, 3) + at(1)), (1, SYNC + at(2))
         events = play(two(*OPENED, *late, (0, ram_part(FLUSH)), (1, at(4))))
-        assert passes(events) == [("main", 5, 3, False)]
+        assert passes(events) == [("main", 5, 1, False)]
 
     def test_as_soon_as_a_page_comes_again(self) -> None:
         events = play(two(*OPENED, (1, at(1) + SYNC), (2, SYNC), (0, ram_part(FLUSH)), (2, at(2) + at(1))))

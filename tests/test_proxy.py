@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from migsniff.cli import main
+from migsniff.feed.captureplace import why_not_saved
 from tests import streams
 from tests.qemu import poll
 from tests.relays import Proxy
@@ -387,6 +388,79 @@ def test_a_full_disk_stops_only_the_saving(tmp_path: Path, destination: Destinat
         assert re.search(r"saving stopped: .*No space left", proxy.messages), proxy.messages
     finally:
         subprocess.run(["umount", str(disk)], check=True)
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, *options: str) -> Iterator[Path]:
+    """A disk of four blocks."""
+    disk = folder / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", ",".join(["size=16k", *options]), "tmpfs", str(disk)]
+    if os.geteuid() or subprocess.run(command, check=False).returncode:
+        pytest.skip("tmpfs cannot be mounted here")
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def warned(folder: Path, place: Path, destination: Destination) -> str:
+    """What is said of the place at the start; what comes is forwarded nevertheless."""
+    with Proxy(folder, destination.where, "-w", str(place)) as proxy:
+        assert poll(lambda: "cannot be saved" in proxy.messages)
+        said = [line for line in proxy.messages.splitlines() if "cannot be saved" in line]
+        send(proxy.where, GOOD)
+        assert len(proxy.verdicts()) == 1
+        assert proxy.stop() == 0
+        assert bytes(destination.received[-1]) == GOOD
+    assert len(said) == 1
+    return said[0].removeprefix("migsniff: ")
+
+
+def test_a_place_for_captures_that_is_none(tmp_path: Path, destination: Destination) -> None:
+    """A file stands where the folder must go: that is said before anything comes."""
+    (tmp_path / "file").touch()
+    place = tmp_path / "file" / "captures"
+    assert warned(tmp_path / "proxy", place, destination) == (
+        f"captures cannot be saved in {place}: Not a directory; the forwarding is not touched"
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "filled", "why"),
+    [((), 16384, "No space left on device"), (("ro",), 0, "Read-only file system")],
+    ids=["full", "read-only"],
+)
+def test_a_disk_that_takes_no_capture(
+    options: tuple[str, ...], filled: int, why: str, tmp_path: Path, destination: Destination
+) -> None:
+    with small_disk(tmp_path, *options) as disk:
+        if filled:
+            (disk / "something").write_bytes(bytes(filled))
+        place = disk / "captures"
+        said = warned(tmp_path / "proxy", place, destination)
+    assert said == f"captures cannot be saved in {place}: {why}; the forwarding is not touched"
+
+
+def test_a_place_for_captures_that_is_fine_is_left_alone(tmp_path: Path, destination: Destination) -> None:
+    place = tmp_path / "one" / "two"
+    with Proxy(tmp_path / "proxy", destination.where, "-w", str(place)) as proxy:
+        time.sleep(0.3)
+        assert "cannot" not in proxy.messages
+        assert proxy.stop() == 0
+    assert not (tmp_path / "one").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="to become somebody else needs root")
+def test_a_folder_of_somebody_elses(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    os.seteuid(65534)
+    try:
+        why = why_not_saved(tmp_path / "captures")
+    finally:
+        os.seteuid(0)
+    assert why is not None
+    assert why.startswith(f"captures cannot be saved in {tmp_path / 'captures'}: Permission denied;")
 
 
 def test_a_destination_that_is_not_there(tmp_path: Path) -> None:

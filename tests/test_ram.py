@@ -292,8 +292,27 @@ def test_block_list() -> None:
 
 
 def test_names_are_shown_in_one_line() -> None:
-    events = play(precopy(SMALL_HEAD, ram_start({b"a\x1b[31m\nb\xff\\": SMALL}), EOF))
-    assert of(events, RamBlocks)[0].blocks[0].name == "a\\x1b[31m\\x0ab\\xff\\x5c"
+    events = play(precopy(SMALL_HEAD, ram_start({b"a\\b": SMALL}), EOF))
+    assert of(events, RamBlocks)[0].blocks[0].name == "a\\x5cb"
+
+
+def test_names_that_are_no_text_are_read_up_to_where_they_are_none() -> None:
+    """Behind that may stand guest memory, if it is the name's length that is wrong."""
+    (problem,) = of(play(precopy(SMALL_HEAD, ram_start({b"a\x1b[31m": SMALL}), EOF)), Undecodable)
+    assert (problem.code, problem.message) == ("string-text", "the name of a RAM block is not text: a\\x1b")
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"), [(b"rxm", "rx"), (b"rammer", "ramm"), (b"xyz", "x"), (b"ra", "ra"), (b"", "")]
+)
+@pytest.mark.parametrize("cut", [whole, bytewise])
+def test_a_name_of_no_block_is_read_up_to_where_it_is_none(name: bytes, shown: str, cut: Cut) -> None:
+    events = play(precopy(SMALL_HEAD, ram_start(SMALL_BLOCKS), ram_part(page(0, name)), EOF), cut)
+    (problem,) = of(events, Undecodable)
+    assert problem.message == (
+        f"RAM record names a block of {len(name)} characters that begins with {shown!r}, which is not in the "
+        "block list"
+    )
 
 
 # ---------------------------------------------------------------- what is wrong

@@ -5,8 +5,10 @@ passes through live saving, and the marker must stand in none of the capture's f
 """
 
 import asyncio
+import json
+import os
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,15 +16,41 @@ from unittest import mock
 
 import pytest
 
-from migsniff.core.events import Chunk, Direction, Ended, Event
+from migsniff.cli import main
+from migsniff.core.events import (
+    Chunk,
+    CommandSent,
+    DeviceSection,
+    Direction,
+    DirectionEnded,
+    Ended,
+    Event,
+    LiveSection,
+    Undecodable,
+    record,
+)
 from migsniff.core.session import Session
+from migsniff.core.text import readable
 from migsniff.taps import MigrationTap
-from tests.catalogue import STREAMS
-from tests.playing import Stream, arrivals
+from tests.catalogue import SMALL_BLOCKS, SMALL_HEAD, STREAMS
+from tests.mutating import broken
+from tests.playing import Stream, arrivals, decode, precopy, strip
 from tests.rawsamples import NAMES, raw
-from tests.streams import HEADER, configuration, hello, multifd_packet, page_bits, ram_end, ram_start
+from tests.streams import (
+    HEADER,
+    capabilities,
+    configuration,
+    hello,
+    multifd_packet,
+    normal,
+    page_bits,
+    ram_end,
+    ram_part,
+    ram_start,
+)
 from tests.test_live import Bench
 
+LONG = bool(os.environ.get("MIGSNIFF_LONG_TESTS"))
 MARK = b"\xc5\xecre\xd4\xa7\xed\xb9"  # no length, flag or magic
 Pieces = list[tuple[int, Direction, bytes]]
 MAIN = HEADER + configuration(b"virt", page_bits(16)) + ram_start({b"ram": 1 << 20})
@@ -163,6 +191,102 @@ async def test_a_decoder_that_fails(name: str, tmp_path: Path) -> None:
         pieces = list(marked(name).pieces)
         saved = await played(tmp_path / str(turn), shuffled(pieces, chance), session=Failing)
         assert MARK not in saved, turn
+
+
+# ---------------------------------------------------------------- streams with errors
+
+TWICE = [(MARK * 3)[at : at + 16] for at in range(8)]
+"""More of a page than the header of a record has, which is shown where one was looked for and is none."""
+FORMS: tuple[Callable[[bytes], bytes], ...] = (
+    bytes,
+    lambda data: data.hex().encode(),
+    lambda data: data.hex(" ").encode(),
+    lambda data: readable(data).encode(),
+    lambda data: readable(data).replace("\\", "\\\\").encode(),
+)
+ALL_FORMS = [form(some) for some in TWICE for form in FORMS]
+
+
+def leaks(data: bytes) -> bool:
+    return any(some in data for some in ALL_FORMS)
+
+
+def claimed(events: Iterable[Event], wire: Iterable[bytes]) -> bool:
+    """Whether page contents came to stand where the stream says that a device's state is, or a command.
+
+    An error in a length or a footer can do that, and nothing tells.
+    """
+    sent = list(wire)
+    for event in events:
+        span = slice(event.offset, event.offset + event.size)
+        if isinstance(event, DeviceSection | LiveSection | CommandSent):
+            if any(leaks(data[span]) for data in sent):
+                return True
+        elif isinstance(event, DirectionEnded) and event.inside and event.where.startswith("section "):
+            inside = any(leaks(data[-event.inside :]) for data in sent)
+            if inside and " ram instance " not in event.where:
+                return True
+    return False
+
+
+async def passes_by(pieces: Pieces, chance: random.Random, folder: Path) -> tuple[Player, bytes]:
+    """The pieces in some order: who has shown them, and all that was saved."""
+    player = Player(folder)
+    for number, direction, data in shuffled(pieces, chance):
+        player.sends(number, data, direction)
+    return player, await player.saved()
+
+
+WITH_CONTENTS = [name for name in CASES if MARK in b"".join(piece[2] for piece in marked(name).pieces)]
+LARGE = [name for name in ("x86-72-xbzrle", "x86-100-multifd", "x86-100-preempt") if name in NAMES]
+
+
+@pytest.mark.parametrize("name", [*WITH_CONTENTS, *LARGE])
+def test_streams_with_errors(name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """No file, line, record, finding or message about a broken stream has contents of pages."""
+    for seed in range(100 if LONG else 3 if name in WITH_CONTENTS else 1):
+        chance = random.Random(f"{name} {seed} errors")
+        stream = broken(marked(name), chance)
+        player, saved = asyncio.run(passes_by(list(stream.pieces), chance, tmp_path / str(seed)))
+        events = [event for _, event in player.bench.sink.records]
+        wire: dict[tuple[int, Direction], bytes] = {}
+        for number, direction, data in stream.pieces:
+            wire[number, direction] = wire.get((number, direction), b"") + data
+        records = b"\n".join(json.dumps(record("m", 0, event)).encode() for event in events)
+        assert not leaks(records), seed
+        assert not leaks("\n".join(player.bench.said).encode()), seed
+        if claimed(events, wire.values()):
+            continue
+        assert not leaks(saved), seed
+        capfd.readouterr()
+        for capture in sorted((tmp_path / str(seed)).iterdir()):
+            packets = tmp_path / "packets"
+            for command in (["read", "-V"], ["expert"], ["info"], ["export", "--pcapng", str(packets)]):
+                main([*command, str(capture)])
+            assert not leaks(packets.read_bytes()), seed
+        said = capfd.readouterr()
+        assert said.out
+        assert not leaks((said.out + said.err).encode()), seed
+
+
+def test_errors_that_only_their_names_give_away() -> None:
+    """A name's length that is wrong: what is told of it, and kept, ends where it is none any more."""
+    contents = MARK * 32
+    part = ram_part(normal(0, b"ram", contents))
+    long = part.replace(b"\x03ram", b"\xffram")
+    for data, code in (
+        (SMALL_HEAD + ram_start(SMALL_BLOCKS) + long, "ram-block"),
+        (
+            SMALL_HEAD + ram_start(SMALL_BLOCKS)[:5] + b"\xff" + ram_start(SMALL_BLOCKS)[6:] + part,
+            "string-text",
+        ),
+        (HEADER + configuration(b"v", capabilities(b"x"))[:-2] + b"\xffx" + part + part, "string-text"),
+    ):
+        live, kept = strip(arrivals(precopy(data)))
+        assert [event.code for event in live if isinstance(event, Undecodable)] == [code]
+        assert not leaks(b"".join(bytes(chunk.data) for chunk in kept if isinstance(chunk, Chunk)))
+        assert not any(leaks(json.dumps(record("m", 0, event)).encode()) for event in live)
+        assert decode(Session(), kept) == live
 
 
 class TestBeforeTheMainChannelSpeaks:

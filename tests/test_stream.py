@@ -339,7 +339,7 @@ WHERE: dict[str, tuple[bytes, int, str]] = {
     ),
     "a footer of ram": (ram_part(), 5 + 8 + 2, "section ram instance 0 (PART), 2 bytes into it"),
     "a command": (ping(1), 3, "a command, 3 bytes into it"),
-    "a command's payload": (ping(1), 8, "a command, 8 bytes into it"),
+    "a command's payload": (ping(1), 8, "command PING, 8 bytes into it"),
     "a live section": (LIVE_SECTIONS[0], 30, "section spapr/htab instance 0 (START), 2 bytes into it"),
     "a package": (package(ping(1), ping(2)), 9 + 9 + 4, "the package, a command, 4 bytes into it"),
     "the description": (ram_end() + EOF + description(b"{}"), 18 + 1 + 6, "the description, 6 bytes into it"),

@@ -31,6 +31,7 @@ def ended(
 
 
 SOURCE_EOF = (ended("fwd", "eof", "source"), ended("rev", "eof", "destination"))
+FILE_END = (ended("fwd", "eof", "file"),)
 SOURCE_RESET = (ended("fwd", "reset", "source", "ECONNRESET"), ended("rev", "closed", "proxy"))
 DESTINATION_RESET = (ended("rev", "reset", "destination", "ECONNRESET"), ended("fwd", "closed", "proxy"))
 DESTINATION_EOF = (ended("rev", "eof", "destination"), ended("fwd", "eof", "source"))
@@ -104,6 +105,20 @@ CASES: dict[str, Case] = {
         SMALL_HEAD + FIRST_PASSES + PART[:100], b"", SOURCE_EOF, False, "truncated",
         rf"the source closed the connection at offset {HEAD + len(FIRST_PASSES) + 100} of main, "
         r"in section ram instance 0 \(PART\), page 0x0 of ram, 95 bytes into it; there is no return path",
+    ),
+    "the file ends in a page": Case(
+        SMALL_HEAD + FIRST_PASSES + PART[:100], b"", FILE_END, False, "truncated",
+        rf"the file ends at offset {HEAD + len(FIRST_PASSES) + 100} of main, "
+        r"in section ram instance 0 \(PART\), page 0x0 of ram, 95 bytes into it; there is no return path",
+    ),
+    "the file ends between two passes": Case(
+        SMALL_HEAD + FIRST_PASSES, b"", FILE_END, False, "cancelled",
+        rf"the file ends at offset {HEAD + len(FIRST_PASSES)} of main, between sections, as a source that "
+        "cancels leaves it; there is no return path",
+    ),
+    "the file ends in the description": Case(
+        SMALL_HEAD + COMPLETE[:-5], b"", FILE_END, False, "truncated",
+        r"the stream ends at offset \d+ of main, in the description, \d+ bytes into it; the file ends; there",
     ),
     "the source is gone in a device": Case(
         SMALL_HEAD + catalogue.passes() + streams.TIMER.item() + streams.CPU.item()[:-6], b"", SOURCE_EOF,

@@ -10,6 +10,7 @@ from migsniff.core.context import Context
 from migsniff.core.errors import StreamProblem
 from migsniff.core.events import Event, RamBlock, RamBlocks
 from migsniff.core.mappedram import read_mapped_pages
+from migsniff.core.names import take_name
 from migsniff.core.pages import Tallies, Tally
 from migsniff.core.text import readable
 from migsniff.core.wire import (
@@ -48,7 +49,7 @@ def read_block_list(
         name_length = yield from queue.u8()
         if not name_length:
             raise StreamProblem("string-empty", what="the name of a RAM block")
-        name = yield from queue.take(name_length)
+        name = (yield from take_name(queue, name_length, "the name of a RAM block")).encode("ascii")
         length = yield from queue.u64()
         if length > left:
             raise StreamProblem("ram-blocks-total", total=total)

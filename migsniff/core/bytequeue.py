@@ -5,7 +5,7 @@ from whoever feeds them: they stay where they are until the feed ends, and only 
 """
 
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -173,6 +173,24 @@ class ByteQueue:
         value = bytes(memoryview(self.data)[self.pos : self.pos + count])
         self.advance(count)
         return value
+
+    def fitting(
+        self, ahead: int, count: int, fits: Callable[[bytes], int]
+    ) -> Generator[Event | None, None, bytes]:
+        """The `count` bytes behind the next `ahead`, or those up to one that does not fit; none is read.
+
+        `fits` tells how many of the first ones fit. What stands behind them may be guest memory, where it is
+        their length that is wrong: it is neither waited for nor looked at.
+        """
+        while True:
+            found = self.peek(ahead + count)[ahead:]
+            good = fits(found)
+            found = found[: good + 1]
+            self.looked = max(self.looked, self.at + min(ahead, self.size) + len(found))
+            if good < len(found) or len(found) == count:
+                return found
+            self.check_hole()
+            yield None
 
     def take_some(self, most: int) -> bytes:
         """What has arrived of the next `most` bytes, as far as it stands contiguously; maybe nothing."""

@@ -11,8 +11,9 @@ from migsniff.core.bytequeue import ByteQueue, Steps
 from migsniff.core.context import Context
 from migsniff.core.errors import StreamProblem
 from migsniff.core.events import Configuration, Event
+from migsniff.core.names import take_name
 from migsniff.core.pagesize import page_size_of_machine
-from migsniff.core.text import checked
+from migsniff.core.text import printable, printable_length
 from migsniff.core.wire import (
     MAX_CAPABILITIES,
     MAX_MACHINE_NAME,
@@ -31,7 +32,7 @@ def read_configuration(channel: str, queue: ByteQueue, context: Context) -> Step
     length = yield from queue.u32()
     if length > MAX_MACHINE_NAME:
         raise StreamProblem("length", what="a machine type", length=length, limit=MAX_MACHINE_NAME)
-    context.machine = checked((yield from queue.take(length)), "the machine type")
+    context.machine = yield from take_name(queue, length, "the machine type")
     page_bits: int | None = None
     capabilities: tuple[str, ...] | None = None
     uuid: str | None = None
@@ -46,7 +47,7 @@ def read_configuration(channel: str, queue: ByteQueue, context: Context) -> Step
         elif name == b"configuration/uuid":
             uuid = context.uuid = str(UUID(bytes=(yield from queue.take(16))))
         else:
-            raise StreamProblem("subsection", name=checked(name, "a subsection"), version=1)
+            raise StreamProblem("subsection", name=name.decode("ascii"), version=1)
     if known := page_size_of_machine(context.machine):
         context.know_page_size(known, "machine type")
     yield Configuration(
@@ -74,9 +75,11 @@ def _subsection(queue: ByteQueue) -> Generator[Event | None, None, bytes | None]
         return None
     queue.mark = queue.at
     yield from queue.u8()
-    name = yield from queue.take((yield from queue.u8()))
-    if not name.startswith(SUBSECTION_PREFIX_CONFIGURATION):
+    length = yield from queue.u8()
+    name = yield from queue.fitting(0, length, printable_length)
+    if not name.startswith(SUBSECTION_PREFIX_CONFIGURATION) or not printable(name):
         raise StreamProblem("string-text", what="a subsection of the configuration", found=name.hex(" "))
+    queue.advance(length)
     yield from queue.u32()
     return name
 
@@ -88,5 +91,5 @@ def _capabilities(queue: ByteQueue) -> Generator[Event | None, None, tuple[str, 
     names: list[str] = []
     for _ in range(count):
         length = yield from queue.u8()
-        names.append(checked((yield from queue.take(length)), "a capability"))
+        names.append((yield from take_name(queue, length, "a capability")))
     return tuple(names)

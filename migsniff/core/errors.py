@@ -21,7 +21,7 @@ PROBLEMS: Final[dict[str, str]] = {
     "page-size-described": "the description says page size {found}, the stream was read with {used}",
     "ram-version": "RAM section version {found}: only version 4 is known",
     "ram-flags": "RAM record with flags {flags:#x}, which QEMU never sends",
-    "ram-block": "RAM record names block {name!r}, which is not in the block list",
+    "ram-block": "RAM record names a block of {count} characters that begins with {name!r}, which is not in the block list",
     "ram-no-block": "RAM record continues a block, but none was named yet",
     "ram-offset": "RAM record at {address:#x} in block {name!r}, which is {length:#x} bytes long",
     "ram-blocks-total": "the RAM block lengths add up to more than the announced total of {total:#x} bytes",
@@ -97,6 +97,7 @@ PROBLEMS: Final[dict[str, str]] = {
     "tls-record": "no TLS record begins with {found}",
     "decoder-bug": "migsniff's own decoder failed ({detail}): a bug, please report it; the forwarding is not touched",
     "decoder-behind": "decoding fell more than {limit} bytes behind the wire and was stopped; the forwarding is not touched",
+    "saver-place": "captures cannot be saved in {place}: {detail}; the forwarding is not touched",
     "saver-behind": "the disk fell more than {limit} bytes behind the wire: saving was stopped; the forwarding is not touched",
     "saver-failed": "saving stopped: {detail}; the forwarding is not touched",
 }

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 Data = bytes | bytearray | memoryview
 Direction = Literal["fwd", "rev"]
 """fwd: source to destination. rev: destination to source."""
-Party = Literal["source", "destination", "proxy"]
+Party = Literal["source", "destination", "proxy", "file"]
+"""Who ended a direction; "file": it is read from one that ends here, and nothing tells more."""
 EndKind = Literal["eof", "reset", "timeout", "closed", "refused", "error"]
 """End of file, a reset, the kernel gave up, closed by the proxy, dialling failed, any other error."""
 SectionType = Literal["START", "PART", "END", "FULL"]

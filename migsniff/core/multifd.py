@@ -193,7 +193,7 @@ class MultifdReader:
 
     def _main_channel(self, what: str) -> Steps:
         """Wait for what the main channel will tell; whatever has come here may be guest memory."""
-        self.context.multifd.wait(self.channel, self.queue.size, what)
+        self.context.multifd.wait(self.channel, self.queue.wire_end - self.queue.at, what)
         self.queue.undecided = True
         yield None
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from migsniff.core.events import BlockPages, DirtySync, HotRange, PageCounts, RamBlock
 from migsniff.core.hotranges import Touched, hot_ranges
+from migsniff.core.names import KnownNames
 from migsniff.core.rounds import COMPLETE, LONG_AGO, NEVER, Rounds
 from migsniff.core.wire import (
     MAX_PAGE_STATE_SLACK,
@@ -44,6 +45,11 @@ class Tally:
             self.first = first
         if last > self.last:
             self.last = last
+
+    @property
+    def pages(self) -> int:
+        """Pages of all kinds."""
+        return self.normal + self.zero + self.xbzrle + self.compressed
 
     def freeze(self) -> PageCounts:
         """The counts as an event carries them."""
@@ -108,6 +114,7 @@ class GuestMemory:
         self.page_size = 0
         self.blocks: dict[bytes, GuestBlock] = {}
         self.by_name: dict[str, GuestBlock] = {}  # the same by the names that events carry
+        self._names: KnownNames | None = None
         self.iteration = 1
         self.round = 0
         self.flushes = False  # the main channel has MULTIFD_FLUSH records
@@ -131,7 +138,15 @@ class GuestMemory:
         """Take the list of blocks from the START of section ram."""
         self.blocks = {name: GuestBlock(i, block) for i, (name, block) in enumerate(blocks)}
         self.by_name = {block.name: block for block in self.blocks.values()}
+        self._names = None
         self._touched, self._round_touched = {}, {}
+
+    @property
+    def names(self) -> KnownNames:
+        """The names of the blocks."""
+        if self._names is None:
+            self._names = KnownNames(self.blocks)
+        return self._names
 
     def set_page_size(self, page_size: int) -> None:
         """Give the target's page size, in bytes, before the first page is counted."""
@@ -199,6 +214,9 @@ class GuestMemory:
             fold(self.round_tallies.pop(rounds.first, {}), self.pass_tallies)
             for key, pages in self._round_touched.pop(rounds.first, {}).items():
                 self._touched[key] = self._touched.get(key, 0) + pages
+            moved = rounds.moved()
+            for block, tally in self.pass_tallies.items() if moved else ():
+                tally.resent = max(0, min(tally.resent + moved.get(block.index, 0), tally.pages))
             rounds.first += 1
         table = rounds.renumber()
         if table is not None:
@@ -381,6 +399,8 @@ class GuestMemory:
         else:
             if self.count_passes:
                 self.rounds.repeats(set(seen.tobytes()), round_)
+                early = seen[seen > np.uint8(self.rounds.mark_of(round_))]
+                self.rounds.overtaken(block.index, early.tobytes(), round_)
             segment[where] = np.maximum(seen, np.uint8(self._mark_of(round_)))
         return resent
 

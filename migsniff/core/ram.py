@@ -9,7 +9,7 @@ Format: migration/ram.c, QEMU 5.2 to 11.1.
 """
 
 from array import array
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -370,11 +370,12 @@ class RamReader:
         header = WORD
         if not flags & CONTINUE:
             yield from queue.wait(WORD + 1)
-            header += 1 + queue.data[queue.pos + WORD]
-            yield from queue.wait(header)
+            count = queue.data[queue.pos + WORD]
+            header += 1 + count
+            name = yield from queue.fitting(WORD + 1, count, self._fits(count))
             self.counter.flush()
             yield from self._passed()
-            self.block = self._block_named(bytes(queue.data[queue.pos + WORD + 1 : queue.pos + header]))
+            self.block = self._block_named(name, count)
         block = self.block
         if block is None:
             raise StreamProblem("ram-no-block")
@@ -426,8 +427,13 @@ class RamReader:
             round=self.memory.round,
         )
 
-    def _block_named(self, name: bytes) -> GuestBlock:
+    def _fits(self, count: int) -> Callable[[bytes], int]:
+        """Of the first bytes of a name of `count`, how many are those of a block's name."""
+        memory = self.memory
+        return lambda begun: len(begun) if begun in memory.blocks else memory.names.fitting(begun, count)
+
+    def _block_named(self, name: bytes, count: int) -> GuestBlock:
         block = self.memory.blocks.get(name)
-        if block is None:
-            raise StreamProblem("ram-block", name=readable(name))
+        if block is None or len(name) != count:
+            raise StreamProblem("ram-block", name=readable(name), count=count)
         return block

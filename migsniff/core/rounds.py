@@ -6,6 +6,7 @@ tells nothing. A round is complete when all channels are behind it. It begins a 
 running pass has sent already.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Final
 
@@ -31,6 +32,7 @@ class Rounds:
         self.reached: dict[str, int] = {}
         self.lowest: int | None = None  # number of a packet with pages
         self._repeated: dict[int, int] = {}  # round -> the newest one before it with one of its pages
+        self._moved: dict[int, dict[int, int]] = {}  # round -> block -> what to add to its pages sent again
 
     def mark_of(self, number: int) -> int:
         """What pages of a round are marked with."""
@@ -44,6 +46,22 @@ class Rounds:
                 newer, older = max(other, number), min(other, number)
                 if newer >= self.first:
                     self._repeated[newer] = max(older, self._repeated.get(newer, older))
+
+    def overtaken(self, block: int, marks: Iterable[int], number: int) -> None:
+        """Pages of a round come behind those of later rounds, whose marks they have.
+
+        It is the later round that has sent them again, whichever came first.
+        """
+        here = max(number, self.first)
+        for mark, count in Counter(marks).items():
+            later = max(self.base + mark - FIRST_ROUND, self.first)
+            for round_, pages in ((here, -count), (later, count)) if later != here else ():
+                moved = self._moved.setdefault(round_, {})
+                moved[block] = moved.get(block, 0) + pages
+
+    def moved(self) -> dict[int, int]:
+        """By block: what to add to the pages that the first round has sent again. Asked once."""
+        return self._moved.pop(self.first, {})
 
     @property
     def all_known(self) -> bool:

@@ -1,5 +1,6 @@
 """One migration: its connections, what each of them is, and the verdict at the end."""
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from migsniff.core.context import Context
 from migsniff.core.devices import DeviceStateBudget
 from migsniff.core.errors import StreamProblem
 from migsniff.core.events import (
+    BREATH,
     Arrival,
     Assumed,
     Blocked,
@@ -26,6 +28,7 @@ from migsniff.core.events import (
     LearnedTls,
     Noted,
     Opened,
+    RamPages,
     TcpInfo,
     TlsFacts,
     Verdict,
@@ -101,6 +104,8 @@ class Session:
         self._last: DirectionDecoder | None = None
         self._told_page_size: int | None = None
         self._stopped: tuple[str, dict[str, object]] | None = None
+        self._order = itertools.count()
+        self._late: list[tuple[Ended, int]] = []  # of multifd channels that still wait for the main channel
 
     # ------------------------------------------------------------ arrivals
 
@@ -122,6 +127,7 @@ class Session:
 
     def finish(self) -> Iterator[Event]:
         """The end of the migration: the verdict, after whatever was still to be said."""
+        yield from self._ended_late()
         for connection in self.connections.values():
             for direction, decoder in connection.decoders.items():
                 if not connection.ended(direction):
@@ -247,9 +253,9 @@ class Session:
         if decoder is None:
             yield from self._first_bytes(connection, chunk)
         elif connection.drained is None:
-            yield from decoder.feed(chunk)
+            yield from self._before_late_ends(decoder.feed(chunk))
         else:
-            for event in decoder.feed(chunk):
+            for event in self._before_late_ends(decoder.feed(chunk)):
                 connection.drained = settled(connection.drained, event)
                 yield event
 
@@ -286,7 +292,15 @@ class Session:
             queue.detach()
             return
         yield from self._identify(connection, *found)
-        yield from connection.decoders["fwd"].resume()
+        yield from self._before_late_ends(connection.decoders["fwd"].resume())
+
+    def _before_late_ends(self, events: Iterator[Event]) -> Iterator[Event]:
+        """The events; behind the one that tells what multifd channels wait for come those that have ended."""
+        for event in events:
+            yield event
+            # RamPages and BREATH are no records: where they stand depends on the cuts
+            if self._late and self.knows_memory and not isinstance(event, RamPages) and event is not BREATH:
+                yield from self._ended_late()
 
     def _identify(self, connection: Connection, role: str, detail: str) -> Iterator[Event]:
         connection.role = role
@@ -362,6 +376,22 @@ class Session:
                 connection, *(classify(head, self.context, ended=True) or ("unknown", ""))
             )
         decoder = self._last = connection.decoders.get(ended.direction)
+        order = next(self._order)
+        if decoder is not None and connection.multifd is not None and not self.knows_memory:
+            yield from decoder.resume()
+            if decoder.steps is not None and decoder.queue.undecided:
+                self._late.append((ended, order))
+                return
+        yield from self._ended_at(connection, ended, order)
+
+    def _ended_late(self) -> Iterator[Event]:
+        """The ends of multifd channels that have waited."""
+        late, self._late = self._late, []
+        for ended, order in late:
+            yield from self._ended_at(self.connections[ended.connection], ended, order)
+
+    def _ended_at(self, connection: Connection, ended: Ended, order: int) -> Iterator[Event]:
+        decoder = connection.decoders.get(ended.direction)
         where, inside, evidence = "", 0, ""
         if decoder is not None:
             yield from self._close(connection, decoder)
@@ -372,9 +402,7 @@ class Session:
             connection.shut_behind_end = ended.by == "source" and back.shut is None
         offset = connection.queues[ended.direction].wire_end
         connection.ends.append(
-            ConnectionEnd(
-                len(self._all_ends()), ended.direction, ended.how, ended.by, ended.error, offset, where
-            )
+            ConnectionEnd(order, ended.direction, ended.how, ended.by, ended.error, offset, where)
         )
         yield DirectionEnded(
             channel=connection.name or f"unknown-{connection.number}",
@@ -409,6 +437,3 @@ class Session:
                 yield problem_finding(problem, channel=channel, direction="fwd", offset=0)
         if facts.end is not None:
             yield from memory.last_pass(*facts.end)
-
-    def _all_ends(self) -> list[ConnectionEnd]:
-        return [end for connection in self.connections.values() for end in connection.ends]

@@ -27,7 +27,7 @@ from migsniff.core.livesections import live_section
 from migsniff.core.messages import COMMANDS, Arguments, resumed_command
 from migsniff.core.ram import RamReader
 from migsniff.core.sectionend import find_end, find_footer
-from migsniff.core.text import checked
+from migsniff.core.text import checked, printable_length
 from migsniff.core.vmdesc import Description
 from migsniff.core.wire import (
     FILE_MAGIC,
@@ -201,12 +201,13 @@ class MainReader:
         self.item = f"the header of a {KINDS[kind]} section"
         yield from queue.wait(6)
         length = 14 + queue.data[queue.pos + 5]
+        (section_id,) = U32.unpack_from(queue.data, queue.pos + 1)
+        idstr = checked(
+            (yield from queue.fitting(6, length - 14, printable_length)), f"the name of section {section_id}"
+        )
         yield from queue.wait(length)
         header = bytes(queue.data[queue.pos : queue.pos + length])
-        section_id, instance_id, version_id = (
-            U32.unpack_from(header, at)[0] for at in (1, length - 8, length - 4)
-        )
-        idstr = checked(header[6:-8], f"the name of section {section_id}")
+        instance_id, version_id = (U32.unpack_from(header, at)[0] for at in (length - 8, length - 4))
         known = context.sections.get(section_id)
         if known is not None and known.idstr != idstr:
             raise StreamProblem("section-id-reused", section_id=section_id, idstr=idstr, earlier=known.idstr)
@@ -338,13 +339,14 @@ class MainReader:
         if self.resumed:
             number = resumed_command(number, length)
         entry = COMMANDS.get(number)
-        payload = yield from queue.take(length)
         if entry is None:
+            yield from queue.contents(length)  # nobody knows what it is
             yield self._finding(start, "command", command=number)
             return
         self.item = f"command {entry.name}"
         if not entry.least <= length <= entry.most:
             raise StreamProblem("command-length", name=entry.name, length=length, expected=entry.least)
+        payload = yield from queue.take(length)
         arguments = entry.arguments(payload)
         discarded = self._discarded(arguments) if number == Command.POSTCOPY_RAM_DISCARD else None
         yield CommandSent(

@@ -13,6 +13,11 @@ def printable(name: bytes | bytearray) -> bool:
     return name.isascii() and name.decode("ascii").isprintable()
 
 
+def printable_length(name: bytes) -> int:
+    """How many of the first characters are printable ASCII."""
+    return len(name) if printable(name) else next(n for n, b in enumerate(name) if not 0x20 <= b < 0x7F)
+
+
 def checked(name: bytes, what: str) -> str:
     """A name that QEMU writes in printable ASCII; StreamProblem if it is anything else."""
     if not name:

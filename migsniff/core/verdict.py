@@ -40,6 +40,8 @@ class ConnectionEnd(NamedTuple):
 
     def __str__(self) -> str:
         name = f" ({self.error})" if self.error else ""
+        if self.by == "file":
+            return "the file ends"
         if self.how == "refused":
             return f"the destination {HOW[self.how]}{name}"
         return f"the {self.by} {HOW[self.how]}{name}"
@@ -100,8 +102,10 @@ def _of_main(connections: Sequence["Connection"], main: "Connection", came: Reac
         if _early(came, connections):
             outcome = "refused"
         return False, outcome, f"{first}, {place}; {_said(main, shut)}"
-    if first.by == "source" and first.how == "eof" and main.main.between_iterations:
+    if first.by in ("source", "file") and first.how == "eof" and main.main.between_iterations:
         message = f"the source ended the migration between two sections, {place}; {_said(main, shut)}"
+        if first.by == "file":
+            message = f"{first} {place}, as a source that cancels leaves it; {_said(main, shut)}"
         return False, "cancelled", message
     outcome = "reset" if first.how == "reset" else "truncated"
     return False, outcome, f"{first} {place}; {_said(main, shut)}"

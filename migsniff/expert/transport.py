@@ -88,8 +88,8 @@ class Endings(Rule):
 
     def _first(self, verdict: Verdict) -> Iterator[Finding]:
         own = [(time, end) for time, end in self._ends if end.by != "proxy"]
-        if not own or (own[0][1].by == "source" and own[0][1].how == "eof" and not own[0][0]):
-            return  # a dump just ends
+        if not own or own[0][1].by == "file":
+            return
         time, first = own[0]
         forward: DirectionEnded | Draining = first
         for _, end in self._ends:
@@ -161,7 +161,7 @@ class Endings(Rule):
                     size=end.inside,
                     section=section_in(end.where),
                     evidence=bytes.fromhex(end.evidence),
-                    channel=name(end.channel),
+                    channel="the file" if end.by == "file" else name(end.channel),
                     where=where,
                 )
 

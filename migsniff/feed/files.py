@@ -131,7 +131,7 @@ class StreamSource:
                     yield Chunk(0, 0, "fwd", piece, end)
             except OSError as error:
                 raise CaptureError(f"{self._name}: at {end}: {error.strerror or error}") from None
-        yield Ended(0, 0, "fwd", "eof", "source")
+        yield Ended(0, 0, "fwd", "eof", "file")
 
 
 class ChannelSource:

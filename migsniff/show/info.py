@@ -10,7 +10,7 @@ from migsniff.show.findings import severity
 from migsniff.show.migration import MigrationStats
 from migsniff.show.model import BlockStats, PassStats
 from migsniff.show.tls import rows as tls_rows
-from migsniff.show.words import escape, memory, name, number, place, rate, seconds, several, wire
+from migsniff.show.words import escape, from_whom, memory, name, number, place, rate, seconds, several, wire
 
 LABEL_WIDTH: Final = 20
 BLOCKS_SHOWN: Final = 6
@@ -304,5 +304,5 @@ def _ends(stats: MigrationStats) -> list[str]:
 
 def _end(end: DirectionEnded) -> str:
     error = f" ({name(end.error)})" if end.error else ""
-    how = f"{end.how} from {end.by}{error} at {end.offset}{place(end.where)}"
+    how = f"{end.how}{from_whom(end.by)}{error} at {end.offset}{place(end.where)}"
     return f"{name(end.channel)} {end.direction}: {how}"

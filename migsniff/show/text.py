@@ -51,7 +51,7 @@ from migsniff.show.fields import counts_text, tree
 from migsniff.show.latency import REQUESTS, FaultStats
 from migsniff.show.select import Wanted, selected
 from migsniff.show.tls import end_text, facts_text
-from migsniff.show.words import escape, memory, name, place, rate, seconds, several
+from migsniff.show.words import escape, from_whom, memory, name, place, rate, seconds, several
 
 BLOCKS_SHOWN: Final = 3
 PAIRS_SHOWN: Final = 3
@@ -265,7 +265,7 @@ def _describe(past: _Past, time: int, event: Event, taken: int | None) -> Line:
             return "drain", "-", f"{info}{place(event.where)}"
         case DirectionEnded():
             error = f" ({name(event.error)})" if event.error else ""
-            return "end", "-", f"{HOW_ENDED[event.how]} from {event.by}{error}{place(event.where)}"
+            return "end", "-", f"{HOW_ENDED[event.how]}{from_whom(event.by)}{error}{place(event.where)}"
         case Verdict():
             return "verdict", "-", f"{name(event.outcome.upper())}: {escape(event.message)}"
         case _:

@@ -107,6 +107,11 @@ def _three_digits(value: float) -> str:
     return f"{value:.2f}" if value < 9.995 else f"{value:.1f}" if value < 999.95 else f"{value:.0f}"
 
 
+def from_whom(by: str) -> str:
+    """Who ended a connection, behind how it ended; nothing for a file that ends."""
+    return "" if by == "file" else f" from {by}"
+
+
 def place(where: str) -> str:
     """Where something happened, as the end of a sentence; nothing for nowhere."""
     if not where:

@@ -14,6 +14,7 @@ from migsniff.core.events import (
     TcpInfo,
 )
 from migsniff.show.migration import MigrationStats
+from migsniff.show.words import from_whom
 from migsniff.statistics.statistic import MAX_ROWS, Statistic, statistic
 from migsniff.statistics.table import Column, Table
 
@@ -73,7 +74,7 @@ class Channels(Statistic):
             case Blocked():
                 return
             case DirectionEnded():
-                way.ended = f"{event.how} from {event.by}" + (f" ({event.error})" if event.error else "")
+                way.ended = event.how + from_whom(event.by) + (f" ({event.error})" if event.error else "")
             case ChannelFound():
                 pass
             case RamSection() | LoosePages():
