@@ -1,5 +1,7 @@
 """Guests that need no image: programs of a few instructions that keep changing memory."""
 
+import struct
+
 AARCH64 = """
     d2a82001  movz  x1, #0x4100, lsl #16
     d2a82802  movz  x2, #0x4140, lsl #16
@@ -20,6 +22,60 @@ S390X = """
     a7f4fff1      j     .-30
 """
 S390X_ENTRY = 0x2000
+X86_64 = """
+    fa                    cli
+    31c0                  xor ax, ax
+    8ed8                  mov ds, ax
+    66c706001003200000    mov dword ptr [0x1000], 0x2003
+    66a30410              mov dword ptr [0x1004], eax
+    66c706002003300000    mov dword ptr [0x2000], 0x3003
+    66c706042000000000    mov dword ptr [0x2004], 0
+    66c706003083000000    mov dword ptr [0x3000], 0x83
+    66c706043000000000    mov dword ptr [0x3004], 0
+    66c706041000000000    mov dword ptr [0x1004], 0
+    66b8a0060000          mov eax, 0x6a0
+    0f22e0                mov cr4, eax
+    66b800100000          mov eax, 0x1000
+    0f22d8                mov cr3, eax
+    66b9800000c0          mov ecx, 0xc0000080
+    0f32                  rdmsr
+    660d01090000          or eax, 0x901
+    0f30                  wrmsr
+    0f0116f07d            lgdt [0x7df0]
+    66b833000180          mov eax, 0x80010033
+    0f22c0                mov cr0, eax
+    ea747c0800            ljmp 8:0x7c74
+    b810000000            mov eax, 0x10
+    8ed8                  mov ds, eax
+    8ec0                  mov es, eax
+    8ed0                  mov ss, eax
+    dbe3                  fninit
+    d9e8                  fld1
+    d9eb                  fldpi
+    48b84444333322221111  movabs rax, 0x1111222233334444
+    0f23c0                mov dr0, rax
+    66480f6ec8            movq xmm1, rax
+    b901000d00            mov ecx, 0x000d0001
+    0f23f9                mov dr7, rcx
+    b92c000000            mov ecx, 0x2c
+    ba2d000000            mov edx, 0x2d
+    bb2b000000            mov ebx, 0x2b
+    bc00700000            mov esp, 0x7000
+    bd25000000            mov ebp, 0x25
+    be26000000            mov esi, 0x26
+    bf27000000            mov edi, 0x27
+    41b828000000          mov r8d, 0x28
+    41b929000000          mov r9d, 0x29
+    41ba30000000          mov r10d, 0x30
+    41bb31000000          mov r11d, 0x31
+    41bc32000000          mov r12d, 0x32
+    41bd33000000          mov r13d, 0x33
+    41be34000000          mov r14d, 0x34
+    49bf1122334455667788  movabs r15, 0x8877665544332211
+    fd                    std
+    f9                    stc
+    ebfe                  jmp .
+"""
 
 
 def _code(listing: str) -> list[bytes]:
@@ -29,6 +85,15 @@ def _code(listing: str) -> list[bytes]:
 def aarch64_loop() -> bytes:
     """For board virt, at any place in memory: it adds 1 to a byte of every page from 16 to 20 MiB."""
     return b"".join(word[::-1] for word in _code(AARCH64))
+
+
+def x86_64_registers() -> bytes:
+    """A disk for a PC: 64-bit code that puts something else into each register, and stays there."""
+    image = bytearray(b"".join(_code(X86_64)).ljust(1 << 20, b"\0"))
+    struct.pack_into("<3Q", image, 0x1D8, 0, 0x00209A0000000000, 0x00CF92000000FFFF)
+    struct.pack_into("<HI", image, 0x1F0, 23, 0x7DD8)
+    image[510:512] = b"\x55\xaa"
+    return bytes(image)
 
 
 def s390x_loop() -> bytes:

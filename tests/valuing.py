@@ -87,13 +87,19 @@ def assert_within(field: Field) -> None:
 
 
 @contextmanager
-def guest(version: str, args: str, ready: Callable[[Qemu], bool], arch: str = "x86_64") -> Iterator[Qemu]:
-    """A guest that was stopped when it was `ready`, or three seconds later."""
+def guest(
+    version: str,
+    args: str,
+    ready: Callable[[Qemu], bool],
+    arch: str = "x86_64",
+    disk: bytes = bytes(1 << 20),
+) -> Iterator[Qemu]:
+    """A guest that was stopped when it was `ready`, or ten seconds later. `args`: {folder}/disk"""
     require(version, arch)
     folder = Folder(version)
     qemu = None
     try:
-        (folder.path / "disk").write_bytes(bytes(1 << 20))
+        (folder.path / "disk").write_bytes(disk)
         arguments = args.replace("{folder}", str(folder.inside)).split()
         qemu = Qemu(arch, arguments, folder.path, "guest", enter=folder.enter, inside=folder.inside)
         poll(lambda: ready(qemu), 10)

@@ -3,7 +3,7 @@
 from msgspec.structs import replace
 
 from migsniff.core.events import Configuration, DeviceSection, Event, Field, Verdict
-from migsniff.values import msix, pci, virtio  # noqa: F401 - each registers what it knows
+from migsniff.values import cpu, msix, pci, virtio  # noqa: F401 - each registers what it knows
 from migsniff.values.meaning import DEVICES, TYPES, Place
 
 

@@ -1,0 +1,268 @@
+"""Makes the tables of CPUs in migsniff/values/tables: names and numbers out of the kernel's source.
+
+    python -m tests.archtables LINUX
+
+LINUX is the folder of the source, Debian's package linux-source-6.12 unpacked, say. Most of these headers are
+not among those for user space, which tests/uapi.py reads. Only facts are taken: names and numbers.
+"""
+
+import ast
+import operator
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from tests.uapi import TABLES, formatted
+
+_COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.DOTALL)
+_DEFINE = re.compile(r"^[ \t]*#[ \t]*define[ \t]+(\w+)[ \t]+(\S.*?)[ \t]*$", re.MULTILINE)
+_SUFFIX = re.compile(r"\b(0[xX][0-9a-fA-F]+|\d+)[uUlL]+\b")
+_OCTAL = re.compile(r"(?<![\w.])0+(?=\d)")
+_OPERATORS: dict[type[ast.operator], Callable[[int, int], int]] = {
+    ast.LShift: operator.lshift,
+    ast.BitOr: operator.or_,
+    ast.BitAnd: operator.and_,
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+}
+_FUNCTIONS: dict[str, Callable[..., int]] = {
+    "_AC": lambda value, suffix: value,
+    "UL": lambda value: value,
+    **dict.fromkeys(("BIT", "BIT_ULL", "BIT_MASK", "_BITUL", "_BITULL", "__MASK"), lambda bit: 1 << bit),
+    "GENMASK": lambda high, low: (1 << high + 1) - (1 << low),
+}
+Names = dict[int, str]
+
+
+class Linux:
+    """The source of a kernel."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        made = (folder / "Makefile").read_text()
+        self.version = ".".join(
+            re.findall(r"^(?:VERSION|PATCHLEVEL|SUBLEVEL) = (\d+)", made, re.MULTILINE)[:3]
+        )
+
+    def text(self, name: str) -> str:
+        """A file without comments, long lines in one."""
+        return _COMMENT.sub("", (self.folder / name).read_text()).replace("\\\n", " ")
+
+    def numbers(self, name: str) -> dict[str, int]:
+        """What a header defines to be a number; of several definitions the first."""
+        return numbers(self.text(name))
+
+    def behind(self, name: str, prefix: str, suffix: str = "") -> dict[str, int]:
+        """Numbers by the part of their name between prefix and suffix."""
+        found = {}
+        for key, value in self.numbers(name).items():
+            if match := re.fullmatch(f"{prefix}(\\w+?){suffix}", key):
+                found[match[1]] = value
+        return found
+
+
+def numbers(text: str) -> dict[str, int]:
+    """Names with the number that they are defined to be."""
+    defined: dict[str, str] = {}
+    for name, value in _DEFINE.findall(_COMMENT.sub("", text)):
+        defined.setdefault(name, value)
+    found: dict[str, int] = {}
+    for name in defined:
+        try:
+            found[name] = _value(defined[name], defined, 0)
+        except (SyntaxError, ValueError, KeyError, TypeError):
+            continue
+    return found
+
+
+def _value(text: str, defined: dict[str, str], depth: int) -> int:
+    if depth > 8:
+        raise ValueError
+    node = ast.parse(_OCTAL.sub("0o", _SUFFIX.sub(r"\1", text.strip())), mode="eval").body
+
+    def of(node: ast.expr) -> int:
+        match node:
+            case ast.Constant(value=int(value)):
+                return value
+            case ast.Name(id=name):
+                return 0 if name in ("UL", "ULL") else _value(defined[name], defined, depth + 1)
+            case ast.BinOp(left=left, op=operation, right=right):
+                return _OPERATORS[type(operation)](of(left), of(right))
+            case ast.Call(func=ast.Name(id=name), args=arguments):
+                return _FUNCTIONS[name](*map(of, arguments))
+        raise ValueError
+
+    return of(node)
+
+
+def enumeration(text: str, prefix: str) -> dict[str, int]:
+    """The names of the enum that has names with a prefix, which are left out; counted from 0."""
+    for body in re.findall(r"enum\s*\w*\s*\{(.*?)\}", text, re.DOTALL):
+        names = [name.strip() for name in body.split(",") if name.strip()]
+        if names and all(name.startswith(prefix) and "=" not in name for name in names):
+            return {name.removeprefix(prefix): number for number, name in enumerate(names)}
+    raise ValueError(prefix)
+
+
+def members(text: str, struct: str) -> list[str]:
+    """The names in a struct of plain members."""
+    found = re.search(rf"struct {struct} \{{(.*?)\}};", text, re.DOTALL)
+    assert found, struct
+    return re.findall(r"(\w+);", found[1])
+
+
+def bit_fields(body: str) -> list[tuple[str, int]]:
+    """(name, mask) of the bit fields in the body of a struct."""
+    found = []
+    at = 0
+    for name, width in re.findall(r"(\w+)\s*:\s*(\d+)", body):
+        found.append((name, ((1 << int(width)) - 1) << at))
+        at += int(width)
+    return found
+
+
+def single_bits(found: dict[str, int]) -> Names:
+    """Bit -> name, of masks of one bit; of several names the first."""
+    names: Names = {}
+    for name, mask in found.items():
+        if mask and mask & (mask - 1) == 0:
+            names.setdefault(mask.bit_length() - 1, name)
+    return dict(sorted(names.items()))
+
+
+def swapped(found: dict[str, int]) -> Names:
+    """Number -> name; of several names the first."""
+    names: Names = {}
+    for name, value in found.items():
+        names.setdefault(value, name)
+    return dict(sorted(names.items()))
+
+
+# ---------------------------------------------------------------- tables
+
+X86 = "arch/x86/include/"
+
+
+def x86(linux: Linux) -> Iterator[tuple[str, object]]:
+    """x86: registers, flags, model-specific registers, APICs."""
+    general = linux.behind(f"{X86}asm/kvm_vcpu_regs.h", "__VCPU_REGS_")
+    yield "GENERAL", {value: name.lower() for name, value in general.items()}
+    yield "SEGMENTS", swapped(enumeration(linux.text(f"{X86}asm/kvm_host.h"), "VCPU_SREG_"))
+    flags = f"{X86}uapi/asm/processor-flags.h"
+    eflags = linux.behind(flags, "X86_EFLAGS_")
+    yield "EFLAGS", single_bits({name: eflags[name] for name in eflags if not re.search("_BIT|FIXED", name)})
+    yield "EFLAGS_FIXED", eflags["FIXED"]
+    yield "EFLAGS_IOPL", eflags["IOPL"]
+    for register in ("CR0", "CR3", "CR4"):
+        yield register, swapped(linux.behind(flags, f"X86_{register}_", "_BIT"))
+    debug = linux.numbers(f"{X86}uapi/asm/debugreg.h")
+    yield "DR6", {debug[f"DR_{name}"].bit_length() - 1: name for name in (
+        *(f"TRAP{number}" for number in range(4)), "BUS_LOCK", "STEP", "SWITCH")}  # fmt: skip
+    for name in ("DR_STATUS", "DR_CONTROL", "DR6_RESERVED", "DR_CONTROL_SHIFT", "DR_CONTROL_SIZE"):
+        yield name, debug[name]
+    yield "DR_ACCESS", {debug[f"DR_RW_{name.upper()}"]: name for name in ("execute", "write", "read")}
+    yield "DR_LENGTH", {debug[f"DR_LEN_{size}"]: size for size in (1, 2, 4, 8)}
+    descriptor = linux.behind(f"{X86}asm/desc_defs.h", "_DESC_")
+    yield "DESCRIPTOR", {name: value for name, value in descriptor.items() if value.bit_count() == 1}
+    systems = re.findall(r"DESC_(TSS|LDT) = (0x\w+)", linux.text(f"{X86}asm/desc_defs.h"))
+    yield "SYSTEM_SEGMENTS", {int(value, 0): name for name, value in systems}
+    yield "XFEATURES", swapped({
+        re.sub("_UNIMPLEMENTED.*|_UNUSED", "", name): value
+        for name, value in enumeration(linux.text(f"{X86}asm/fpu/types.h"), "XFEATURE_").items()
+        if not re.search("MAX|RSRVD", name)
+    })  # fmt: skip
+    yield from _model_specific(linux)
+    yield from _apic(linux)
+
+
+def _model_specific(linux: Linux) -> Iterator[tuple[str, object]]:
+    index = f"{X86}asm/msr-index.h"
+    yield "EFER", swapped(linux.behind(index, "_EFER_"))
+    yield "MEMORY_TYPES", swapped(linux.behind(index, "X86_MEMTYPE_"))
+    fixed = linux.behind(index, "MSR_MTRRfix")
+    yield "MTRR_FIXED", [f"MTRRfix{name}" for name in sorted(fixed, key=fixed.__getitem__)]
+    yield "MTRR", {
+        name: value
+        for name, value in linux.numbers(f"{X86}asm/mtrr.h").items()
+        if name in ("MTRR_DEF_TYPE_TYPE", "MTRR_DEF_TYPE_FE", "MTRR_DEF_TYPE_E",
+                    "MTRR_PHYSBASE_TYPE", "MTRR_PHYSMASK_V")
+    }  # fmt: skip
+    banks = linux.behind(index, "MSR_IA32_MC0_")
+    yield "MACHINE_CHECK", {banks[name] & 3: name for name in ("CTL", "STATUS", "ADDR", "MISC")}
+    errors = linux.behind(f"{X86}asm/mce.h", "MCG_")
+    yield "MCG_BANKS", errors["BANKCNT_MASK"]
+    yield "MCG_CAP", single_bits({name: errors[name] for name in errors if name.endswith("_P")})
+    yield "MCG_STATUS", single_bits(linux.behind(f"{X86}asm/mce.h", "MCG_STATUS_"))
+    yield "SPEC_CTRL", single_bits({
+        name: value
+        for name, value in linux.behind(index, "SPEC_CTRL_").items()
+        if not name.endswith(("_SHIFT", "_MASK"))
+    })  # fmt: skip
+    yield "FEATURE_CONTROL", single_bits(linux.behind(index, "FEAT_CTL_"))
+    yield "MISC_ENABLE", swapped(linux.behind(index, "MSR_IA32_MISC_ENABLE_", "_BIT"))
+    yield "APIC_BASE", single_bits({
+        name: value for name, value in linux.behind(index, "MSR_IA32_APICBASE_").items() if name != "BASE"
+    } | {"X2APIC": linux.numbers(f"{X86}asm/apicdef.h")["X2APIC_ENABLE"]})  # fmt: skip
+    yield "KVM_MSR_ENABLED", linux.numbers(f"{X86}uapi/asm/kvm_para.h")["KVM_MSR_ENABLED"]
+    yield "MP_STATE", swapped(linux.behind("include/uapi/linux/kvm.h", "KVM_MP_STATE_"))
+
+
+def _apic(linux: Linux) -> Iterator[tuple[str, object]]:
+    source = f"{X86}asm/apicdef.h"
+    found = linux.numbers(source)
+    vectors = ("LVTT", "LVTTHMR", "LVTPC", "LVT0", "LVT1", "LVTERR")
+    assert [found[f"APIC_{name}"] for name in vectors] == list(range(0x320, 0x380, 0x10))
+    yield "LOCAL_VECTORS", dict(enumerate(vectors))
+    yield "DELIVERY", {value >> 8: name for name, value in linux.behind(source, "APIC_DM_").items()
+                       if name != "FIXED_MASK"}  # fmt: skip
+    yield "APIC_ERRORS", single_bits(linux.behind(source, "APIC_ESR_"))
+    yield "TIMER_DIVIDE", {value: int(name) for name, value in linux.behind(source, "APIC_TDR_DIV_").items()
+                           if name.isdigit()}  # fmt: skip
+    for name in (
+        *("APIC_SPIV_APIC_ENABLED", "APIC_SPIV_FOCUS_DISABLED", "APIC_VECTOR_MASK", "APIC_MODE_MASK"),
+        *("APIC_LVT_TIMER_PERIODIC", "APIC_LVT_TIMER_TSCDEADLINE", "APIC_LVT_MASKED"),
+        *("APIC_LVT_LEVEL_TRIGGER", "APIC_LVT_REMOTE_IRR", "APIC_INPUT_POLARITY", "APIC_SEND_PENDING"),
+        *("APIC_ICR_BUSY", "APIC_DEST_LOGICAL", "APIC_DEST_SELF", "APIC_DEST_ALLINC", "APIC_DEST_ALLBUT"),
+        *("APIC_INT_ASSERT", "APIC_INT_LEVELTRIG"),
+    ):
+        yield name, found[name]
+    entry = linux.text(f"{X86}asm/io_apic.h").partition("struct IO_APIC_route_entry {")[2]
+    yield "REDIRECTION", dict(bit_fields(entry.partition("struct {")[2].partition("}")[0]))
+    yield "PIT_TICK_RATE", linux.numbers("include/linux/timex.h")["PIT_TICK_RATE"]
+
+
+# ---------------------------------------------------------------- files
+
+MAKERS: dict[str, tuple[str, Callable[[Linux], Iterator[tuple[str, object]]]]] = {
+    "x86": ("x86: arch/x86/include, linux/kvm.h and linux/timex.h", x86),
+}
+"""By the name of the table: what it holds and from which headers, and what makes it."""
+
+
+def table(name: str, linux: Linux) -> str:
+    """The text of a table."""
+    source, make = MAKERS[name]
+    lines = [f'"""{source} of Linux {linux.version}; made by tests/archtables.py."""', ""]
+    for key, value in make(linux):
+        annotation = f": {_annotation(value)}" if isinstance(value, dict | list) else ""
+        lines.append(f"{key}{annotation} = {value!r}")
+    return "\n".join(lines) + "\n"
+
+
+def _annotation(value: object) -> str:
+    if isinstance(value, dict):
+        key, element = next(iter(value.items()))
+        return f"dict[{type(key).__name__}, {_annotation(element)}]"
+    return f"list[{_annotation(value[0])}]" if isinstance(value, list) else type(value).__name__
+
+
+def main() -> None:
+    linux = Linux(Path(sys.argv[1]))
+    for name in MAKERS:
+        (TABLES / f"{name}.py").write_text(formatted(table(name, linux)))
+
+
+if __name__ == "__main__":
+    main()
