@@ -230,13 +230,29 @@ def _apic(linux: Linux) -> Iterator[tuple[str, object]]:
         yield name, found[name]
     entry = linux.text(f"{X86}asm/io_apic.h").partition("struct IO_APIC_route_entry {")[2]
     yield "REDIRECTION", dict(bit_fields(entry.partition("struct {")[2].partition("}")[0]))
+    yield from _timers(linux)
+
+
+def _timers(linux: Linux) -> Iterator[tuple[str, object]]:
+    yield "HPET_CONFIG", single_bits(linux.behind(f"{X86}asm/hpet.h", "HPET_CFG_"))
+    timer = linux.behind(f"{X86}asm/hpet.h", "HPET_TN_")
+    yield (
+        "HPET_TIMER",
+        single_bits({name: timer[name] for name in timer if not re.search("_CAP|_SHIFT", name)}),
+    )
+    yield "HPET_TN_ROUTE", timer["ROUTE"]
+    clock = linux.behind("include/linux/mc146818rtc.h", "RTC_")
+    yield "RTC", {name: clock[name] for name in (
+        *("SECONDS", "MINUTES", "HOURS", "DAY_OF_MONTH", "MONTH", "YEAR"), "CONTROL", "DM_BINARY", "24H",
+    )}  # fmt: skip
+    yield "RTC_CONTROL", single_bits({name: clock[name] for name in ("SET", "PIE", "AIE", "UIE", "SQWE")})
     yield "PIT_TICK_RATE", linux.numbers("include/linux/timex.h")["PIT_TICK_RATE"]
 
 
 # ---------------------------------------------------------------- files
 
 MAKERS: dict[str, tuple[str, Callable[[Linux], Iterator[tuple[str, object]]]]] = {
-    "x86": ("x86: arch/x86/include, linux/kvm.h and linux/timex.h", x86),
+    "x86": ("x86: arch/x86/include, linux/{kvm,mc146818rtc,timex}.h", x86),
 }
 """By the name of the table: what it holds and from which headers, and what makes it."""
 

@@ -33,6 +33,12 @@ X86_64 = """
     66c706003083000000    mov dword ptr [0x3000], 0x83
     66c706043000000000    mov dword ptr [0x3004], 0
     66c706041000000000    mov dword ptr [0x1004], 0
+    66c706182003400000    mov dword ptr [0x2018], 0x4003
+    66c7061c2000000000    mov dword ptr [0x201c], 0
+    66c706b04f8300c0fe    mov dword ptr [0x4fb0], 0xfec00083
+    66c706b44f00000000    mov dword ptr [0x4fb4], 0
+    66c706b84f8300e0fe    mov dword ptr [0x4fb8], 0xfee00083
+    66c706bc4f00000000    mov dword ptr [0x4fbc], 0
     66b8a0060000          mov eax, 0x6a0
     0f22e0                mov cr4, eax
     66b800100000          mov eax, 0x1000
@@ -44,11 +50,21 @@ X86_64 = """
     0f0116f07d            lgdt [0x7df0]
     66b833000180          mov eax, 0x80010033
     0f22c0                mov cr0, eax
-    ea747c0800            ljmp 8:0x7c74
+    eaaa7c0800            ljmp 8:0x7caa
     b810000000            mov eax, 0x10
     8ed8                  mov ds, eax
     8ec0                  mov es, eax
     8ed0                  mov ss, eax
+    bf0000c0fe            mov edi, 0xfec00000
+    c7071a000000          mov dword ptr [rdi], 0x1a
+    c7471037a90000        mov dword ptr [rdi + 0x10], 0xa937
+    c7071b000000          mov dword ptr [rdi], 0x1b
+    c7471000000003        mov dword ptr [rdi + 0x10], 0x03000000
+    bf0000e0fe            mov edi, 0xfee00000
+    c7877003000055000100  mov dword ptr [rdi + 0x370], 0x10055
+    c7872003000041000200  mov dword ptr [rdi + 0x320], 0x20041
+    c787e003000003000000  mov dword ptr [rdi + 0x3e0], 3
+    c7878003000000001000  mov dword ptr [rdi + 0x380], 0x100000
     dbe3                  fninit
     d9e8                  fld1
     d9eb                  fldpi
@@ -88,7 +104,10 @@ def aarch64_loop() -> bytes:
 
 
 def x86_64_registers() -> bytes:
-    """A disk for a PC: 64-bit code that puts something else into each register, and stays there."""
+    """A disk for a PC: 64-bit code that puts something else into each register, and stays there.
+
+    Before that it sets up pin 5 of the I/O APIC and the local APIC's timer, whose interrupts nobody takes.
+    """
     image = bytearray(b"".join(_code(X86_64)).ljust(1 << 20, b"\0"))
     struct.pack_into("<3Q", image, 0x1D8, 0, 0x00209A0000000000, 0x00CF92000000FFFF)
     struct.pack_into("<HI", image, 0x1F0, 23, 0x7DD8)

@@ -14,32 +14,7 @@ from migsniff.qemu import Qemu
 from migsniff.values.cpu import ARCHITECTURES
 from migsniff.values.explain import explain
 from tests import guests
-from tests.valuing import Sections, assert_within, guest, saved, section
-
-
-def monitor(qemu: Qemu, command: str) -> str:
-    """What the monitor says."""
-    return str(qemu.execute("human-monitor-command", **{"command-line": command})).replace("\r", "")
-
-
-def device(sections: Sections, name: str, instance: int = 0) -> dict[str, Field]:
-    """The fields of a device as explained, by path; an element of an array of structs is name[index]."""
-    (found,) = (
-        each
-        for each in sections.found
-        if each.idstr.rpartition("/")[2] == name and each.instance_id == instance
-    )
-    return paths(explain(found, sections.machine).fields)
-
-
-def paths(fields: tuple[Field, ...]) -> dict[str, Field]:
-    found: dict[str, Field] = {}
-    for field in fields:
-        name = field.name if field.index is None else f"{field.name}[{field.index}]"
-        found[name] = field
-        found |= {f"{name}.{path}": child for path, child in paths(field.children).items()}
-    return found
-
+from tests.valuing import assert_within, explained_device, guest, monitor, saved, section
 
 # ---------------------------------------------------------------- what QEMU says
 
@@ -172,7 +147,7 @@ def test_registers_are_what_qemu_shows(name: str, tmp_path: Path) -> None:
         assert ready(qemu), monitor(qemu, "info registers")
         said = monitor(qemu, "info registers")
         sections = saved(qemu, case.version, tmp_path / "state")
-    assert case.compare(said, device(sections, "cpu")) >= case.least
+    assert case.compare(said, explained_device(sections, "cpu")) >= case.least
 
 
 # ---------------------------------------------------------------- whatever a stream may hold

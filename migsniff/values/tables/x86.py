@@ -1,4 +1,4 @@
-"""x86: arch/x86/include, linux/kvm.h and linux/timex.h of Linux 6.12.117; made by tests/archtables.py."""
+"""x86: arch/x86/include, linux/{kvm,mc146818rtc,timex}.h of Linux 6.12.117; made by tests/archtables.py."""
 
 GENERAL: dict[int, str] = {
     0: "rax",
@@ -265,4 +265,19 @@ REDIRECTION: dict[str, int] = {
     "virt_destid_8_14": 71494644084506624,
     "destid_0_7": 18374686479671623680,
 }
+HPET_CONFIG: dict[int, str] = {0: "ENABLE", 1: "LEGACY"}
+HPET_TIMER: dict[int, str] = {1: "LEVEL", 2: "ENABLE", 3: "PERIODIC", 6: "SETVAL", 8: "32BIT", 14: "FSB"}
+HPET_TN_ROUTE = 15872
+RTC: dict[str, int] = {
+    "SECONDS": 0,
+    "MINUTES": 2,
+    "HOURS": 4,
+    "DAY_OF_MONTH": 7,
+    "MONTH": 8,
+    "YEAR": 9,
+    "CONTROL": 11,
+    "DM_BINARY": 4,
+    "24H": 2,
+}
+RTC_CONTROL: dict[int, str] = {3: "SQWE", 4: "UIE", 5: "AIE", 6: "PIE", 7: "SET"}
 PIT_TICK_RATE = 1193182
