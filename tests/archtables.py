@@ -21,6 +21,7 @@ _SUFFIX = re.compile(r"\b(0[xX][0-9a-fA-F]+|\d+)[uUlL]+\b")
 _OCTAL = re.compile(r"(?<![\w.])0+(?=\d)")
 _OPERATORS: dict[type[ast.operator], Callable[[int, int], int]] = {
     ast.LShift: operator.lshift,
+    ast.RShift: operator.rshift,
     ast.BitOr: operator.or_,
     ast.BitAnd: operator.and_,
     ast.Add: operator.add,
@@ -75,6 +76,11 @@ def numbers(text: str) -> dict[str, int]:
         except (SyntaxError, ValueError, KeyError, TypeError):
             continue
     return found
+
+
+def last_numbers(text: str) -> dict[str, int]:
+    """The same; of several definitions the last, which is that of 64 bits where 32 come first."""
+    return numbers("\n".join(reversed(text.split("\n"))))
 
 
 def _value(text: str, defined: dict[str, str], depth: int) -> int:
@@ -249,10 +255,102 @@ def _timers(linux: Linux) -> Iterator[tuple[str, object]]:
     yield "PIT_TICK_RATE", linux.numbers("include/linux/timex.h")["PIT_TICK_RATE"]
 
 
+ARM64 = "arch/arm64/include/"
+_INDEXED = {"DBG": 16, "ICC": 4, "PME": 31}  # how many there are of registers with a number in their names
+
+
+def arm(linux: Linux) -> Iterator[tuple[str, object]]:
+    """Arm: system registers by their encoding, fields in them, flags and modes of the processor's state."""
+    file = linux.text("arch/arm64/tools/sysreg")
+    registers = {_packed(*map(int, parts)): name for name, *parts in re.findall(
+        r"^Sysreg\s+(\w+)\s+(\d+)\s+(\d+)\s+(\d+)\s+(\d+)\s+(\d+)", file, re.MULTILINE)}  # fmt: skip
+    for encoding, name in _registers(linux.text(f"{ARM64}asm/sysreg.h")):
+        registers.setdefault(encoding, name)
+    yield "REGISTERS", dict(sorted(registers.items()))
+    shifts = linux.behind(f"{ARM64}uapi/asm/kvm.h", "KVM_REG_ARM64_SYSREG_", "_SHIFT")
+    assert [shifts[name] for name in ("OP0", "OP1", "CRN", "CRM", "OP2")] == [14, 11, 7, 3, 0]
+    yield "FIELDS", _register_fields(re.sub(r"(?m)^#.*$", "", file))
+    kvm = linux.numbers("include/uapi/linux/kvm.h")
+    for name in (
+        "KVM_REG_ARM",
+        "KVM_REG_ARM64",
+        "KVM_REG_ARCH_MASK",
+        "KVM_REG_SIZE_MASK",
+        "KVM_REG_SIZE_U64",
+    ):
+        yield name, kvm[name]
+    arm = linux.numbers(f"{ARM64}uapi/asm/kvm.h")
+    for name in ("COPROC_MASK", "COPROC_SHIFT", "DEMUX"):
+        yield f"KVM_REG_ARM_{name}", arm[f"KVM_REG_ARM_{name}"]
+    yield "KVM_REG_ARM64_SYSREG", arm["KVM_REG_ARM64_SYSREG"]
+    state = f"{ARM64}uapi/asm/ptrace.h"
+    flags = linux.behind(state, "PSR_", "_BIT")
+    yield "PSTATE", single_bits({name: value for name, value in flags.items() if name != "MODE32"})
+    modes = linux.behind(state, "PSR_MODE_")
+    yield "MODES", swapped({name: value for name, value in modes.items() if name != "MASK"})
+    yield "MODE32", linux.numbers(state)["PSR_MODE32_BIT"]
+    yield "MODE_MASK", linux.numbers(state)["PSR_MODE_MASK"]
+    old = "arch/arm/include/uapi/asm/ptrace.h"
+    flags = linux.behind(old, "PSR_", "_BIT") | {"T": linux.numbers(old)["V4_PSR_T_BIT"]}
+    yield "CPSR", single_bits({name: value for name, value in flags.items() if name != "J"})
+    modes = {name: value for name, value in last_numbers(linux.text(old)).items() if name.endswith("_MODE")}
+    yield "MODES32", swapped({name[:-5].lower(): value for name, value in modes.items() if value & 0x10})
+    exceptions = linux.behind(f"{ARM64}asm/esr.h", "ESR_ELx_EC_")
+    yield "EXCEPTIONS", swapped({name: value for name, value in exceptions.items()
+                                 if name not in ("MAX", "SHIFT", "WIDTH", "MASK")})  # fmt: skip
+    yield "EXCEPTION_SHIFT", exceptions["SHIFT"]
+
+
+def _packed(op0: int, op1: int, crn: int, crm: int, op2: int) -> int:
+    """An encoding in one number, as KVM has it."""
+    return op0 << 14 | op1 << 11 | crn << 7 | crm << 3 | op2
+
+
+def _registers(text: str) -> Iterator[tuple[int, str]]:
+    """Registers of a header, not instructions (op0 is 2 or 3)."""
+    inner = dict(re.findall(r"#define[ \t]+(__\w+)\(n\)[ \t]+(.*)", text))
+    pattern = r"#define[ \t]+SYS_(\w+?)(?:n_(EL\d)\(n\))?[ \t]+sys_reg\(([23],.*)\)"
+    for name, level, arguments in re.findall(pattern, text):
+        for macro, body in inner.items():
+            arguments = arguments.replace(f"{macro}(n)", body)
+        for index in range(_INDEXED[name[:3]]) if level else (None,):
+            parts = (
+                arguments.split(",") if index is None else re.sub(r"\bn\b", str(index), arguments).split(",")
+            )
+            yield (
+                _packed(*(_value(part, {}, 0) for part in parts)),
+                name if index is None else f"{name}{index}_{level}",
+            )
+
+
+def _register_fields(file: str) -> dict[str, str]:
+    """Fields by register, the lowest last: "TCF:40+2 M:0" for a field of two bits and one of one."""
+    found: dict[str, str] = {}
+    shared: dict[str, str] = {}
+    borrowed: dict[str, str] = {}
+    for kind, name, body in re.findall(
+        r"^(Sysreg(?:Fields)?)[ \t]+(\w+)(.*?)^EndSysreg", file, re.DOTALL | re.MULTILINE
+    ):
+        words = []
+        for high, low, field in re.findall(
+            r"^(?:Field|(?:Signed|Unsigned)?Enum)[ \t]+(\d+)(?::(\d+))?[ \t]+(\w+)", body, re.MULTILINE
+        ):
+            width = int(high) - int(low or high) + 1
+            if width < 32:
+                words.append(f"{field}:{low or high}" + (f"+{width}" if width > 1 else ""))
+        (found if kind == "Sysreg" else shared)[name] = " ".join(words)
+        if same := re.search(r"^Fields[ \t]+(\w+)", body, re.MULTILINE):
+            borrowed[name] = same[1]
+    for name, owner in borrowed.items():
+        found[name] = shared.get(owner, "")
+    return {name: text for name, text in sorted(found.items()) if text}
+
+
 # ---------------------------------------------------------------- files
 
 MAKERS: dict[str, tuple[str, Callable[[Linux], Iterator[tuple[str, object]]]]] = {
     "x86": ("x86: arch/x86/include, linux/{kvm,mc146818rtc,timex}.h", x86),
+    "arm": ("Arm: arch/arm64/tools/sysreg, arch/arm64/include, arch/arm/include and linux/kvm.h", arm),
 }
 """By the name of the table: what it holds and from which headers, and what makes it."""
 

@@ -103,6 +103,44 @@ def aarch64_loop() -> bytes:
     return b"".join(word[::-1] for word in _code(AARCH64))
 
 
+def _words(*words: int) -> bytes:
+    return b"".join(word.to_bytes(4, "little") for word in words)
+
+
+SYSTEM_REGISTERS = {
+    0xDE82: ("TPIDR_EL0", 2),
+    0xC684: ("TPIDR_EL1", 3),
+    0xC510: ("MAIR_EL1", 4),
+    0xC600: ("VBAR_EL1", 0),
+    0xC681: ("CONTEXTIDR_EL1", 6),
+    0xDF1A: ("CNTV_CVAL_EL0", 7),
+}
+"""op0 op1 CRn CRm op2, as Arm's manual has them, and the number of the register that is put there."""
+
+
+def aarch64_registers() -> bytes:
+    """For board virt: something else in each register, some system registers too; then it stays there."""
+    return _words(
+        *(0xD2800000 | (0x100 + number) << 5 | number for number in range(1, 31)),  # movz xN, #0x100 + N
+        0x9100003F,  # mov sp, x1
+        *(
+            0xD5100000 | (encoding & 0x7FFF) << 5 | number
+            for encoding, (_, number) in SYSTEM_REGISTERS.items()
+        ),
+        0xEB00001F,  # cmp x0, x0
+        0x14000000,  # b .
+    )
+
+
+def arm_registers() -> bytes:
+    """The same of 32 bits."""
+    return _words(
+        *(0xE3A00000 | number << 12 | 0x80 + number for number in range(15)),  # mov rN, #0x80 + N
+        0xE1500000,  # cmp r0, r0
+        0xEAFFFFFE,  # b .
+    )
+
+
 def x86_64_registers() -> bytes:
     """A disk for a PC: 64-bit code that puts something else into each register, and stays there.
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from migsniff.core.events import Field
 from migsniff.qemu import Qemu
+from migsniff.values import cpuarm, cpux86
 from migsniff.values.cpu import ARCHITECTURES
 from migsniff.values.explain import explain
 from tests import guests
@@ -95,6 +96,41 @@ def x86_segment(name: str, said: str, segment: str, cpu: dict[str, Field]) -> No
         assert ("busy" in words) == (state == "busy")
 
 
+def aarch64(said: str, cpu: dict[str, Field]) -> int:
+    """The same for Arm of 64 bits."""
+    found = {int(index): int(value, 16) for index, value in re.findall(r"X(\d\d)=(\w{16})", said)}
+    assert sorted(found) == list(range(31))
+    for index, value in found.items():
+        assert cpu[f"env.xregs.x{index}"].value == value
+    for name, path in (("PC", "env.pc"), ("SP", "env.xregs.sp")):
+        (text,) = re.findall(rf"\b{name}=(\w{{16}})", said)
+        assert cpu[path].value == int(text, 16)
+    arm_state(said, "PSTATE", cpu)
+    for register, number in guests.SYSTEM_REGISTERS.values():
+        assert cpu[f"cpreg_vmstate_values.{register}"].value == found[number]
+    return len(found)
+
+
+def aarch32(said: str, cpu: dict[str, Field]) -> int:
+    """The same for Arm of 32 bits."""
+    found = [int(value, 16) for value in re.findall(r"R\d\d=(\w{8})", said)]
+    registers = [field.value for path, field in cpu.items() if path.startswith("env.regs.")]
+    assert registers == found
+    arm_state(said, "PSR", cpu)
+    return len(found)
+
+
+def arm_state(said: str, name: str, cpu: dict[str, Field]) -> None:
+    state = re.search(rf"{name}=(\w+) ([NZCV-]{{4}}) (?:([AT]) )?(?:S |NS )?(\w+)", said)
+    assert state
+    value, flags, thumb, mode = state.groups()
+    assert cpu["cpsr"].value == int(value, 16)
+    *words, last = cpu["cpsr"].meaning.split()
+    assert last == mode.removesuffix("32")
+    assert set("NZCV") & set(words) == set(flags) - {"-"}
+    assert ("T" in words) == (thumb == "T")
+
+
 @dataclass(frozen=True)
 class Case:
     """A guest, when it is as it should be, and what is compared how."""
@@ -109,7 +145,32 @@ class Case:
 
 
 LONG_MODE = "-M {machine} -m 32 -drive file=[folder]/disk,format=raw"
+VIRT = "-M virt -m 64 {cpu} -device loader,file=[folder]/disk,addr=0x41000000,cpu-num=0,force-raw=on"
 CASES = {
+    **{
+        f"aarch64 {version} {cpu}": Case(
+            version,
+            "aarch64",
+            VIRT.replace("{cpu}", f"-cpu {cpu}"),
+            guests.aarch64_registers(),
+            "X30=000000000000011e.*-ZC-",
+            aarch64,
+            31,
+        )
+        for version, cpu in (("7.2", "cortex-a57"), ("7.2", "max"), ("10.0", "max"), ("11.1", "max"))
+    },
+    **{
+        f"arm {version}": Case(
+            version,
+            "arm",
+            VIRT.replace("{cpu}", ""),
+            guests.arm_registers(),
+            "R14=0000008e.*-ZC-",
+            aarch32,
+            16,
+        )
+        for version in ("7.2", "10.0")
+    },
     **{
         f"x86_64 {version} {machine}": Case(
             version,
@@ -182,7 +243,14 @@ def any_field(draw: st.DrawFn, paths: list[str]) -> Field:
     )
 
 
-TABLES = [(key, list(table)) for key, table in ARCHITECTURES.items()]
+TABLES = [
+    ("env.eip", list(cpux86.REGISTERS)),
+    ("env.xregs", [*cpuarm.REGISTERS, "cpreg_vmstate_indexes", "cpreg_vmstate_values"]),
+]
+
+
+def test_all_architectures_are_among_them() -> None:
+    assert {ARCHITECTURES[key] for key, _ in TABLES} == set(ARCHITECTURES.values())
 
 
 @given(st.data())

@@ -1,14 +1,16 @@
 """Registers of the guest's CPUs ("cpu"): one name for all architectures, told by what they alone have."""
 
+from collections.abc import Callable
 from typing import Final
 
 from migsniff.core.events import Field
-from migsniff.values import cpux86
-from migsniff.values.fields import Table, told
+from migsniff.values import cpuarm, cpux86
 from migsniff.values.meaning import DEVICES, Place
 
-ARCHITECTURES: Final[dict[str, Table]] = {
-    "env.eip": cpux86.REGISTERS,
+ARCHITECTURES: Final[dict[str, Callable[[tuple[Field, ...]], tuple[Field, ...]]]] = {
+    "env.eip": cpux86.registers,
+    "env.xregs": cpuarm.registers,
+    "cpreg_vmstate_array_len": cpuarm.registers,
 }
 """By a field that only this architecture has."""
 
@@ -18,5 +20,5 @@ def cpu(fields: tuple[Field, ...], place: Place) -> tuple[Field, ...]:
     """The registers of one CPU."""
     for field in fields:
         if (registers := ARCHITECTURES.get(field.name)) is not None:
-            return told(fields, registers)
+            return registers(fields)
     return fields

@@ -6,7 +6,7 @@ from typing import Final
 from msgspec.structs import replace
 
 from migsniff.core.events import Field
-from migsniff.values.fields import Table, Words, elements, number, says, titled
+from migsniff.values.fields import Table, Words, elements, number, says, titled, told
 from migsniff.values.tables import x86
 from migsniff.values.words import bit_ranges, bits_text, frequency
 
@@ -177,3 +177,8 @@ REGISTERS: Final[Table] = {
     "env.tsc_khz": says(lambda value: frequency(1000 * value) if value > 0 else ""),
     "env.intercept_exceptions": says(bit_ranges),
 }
+
+
+def registers(fields: tuple[Field, ...]) -> tuple[Field, ...]:
+    """The registers of one CPU."""
+    return told(fields, REGISTERS)
