@@ -32,6 +32,7 @@ _FUNCTIONS: dict[str, Callable[..., int]] = {
     "_AC": lambda value, suffix: value,
     "UL": lambda value: value,
     **dict.fromkeys(("BIT", "BIT_ULL", "BIT_MASK", "_BITUL", "_BITULL", "__MASK"), lambda bit: 1 << bit),
+    "_ULL": lambda value: value,
     "GENMASK": lambda high, low: (1 << high + 1) - (1 << low),
 }
 Names = dict[int, str]
@@ -346,11 +347,96 @@ def _register_fields(file: str) -> dict[str, str]:
     return {name: text for name, text in sorted(found.items()) if text}
 
 
+def riscv(linux: Linux) -> Iterator[tuple[str, object]]:
+    """RISC-V: registers by the names of the ABI, bits of control registers, causes."""
+    pc, *general = members(linux.text("arch/riscv/include/uapi/asm/ptrace.h"), "user_regs_struct")
+    assert pc == "pc"
+    yield "GENERAL", dict(enumerate(["zero", *general]))
+    found = last_numbers(linux.text("arch/riscv/include/asm/csr.h"))
+
+    def behind(prefix: str) -> dict[str, int]:
+        return {name.removeprefix(prefix): value for name, value in found.items() if name.startswith(prefix)}
+
+    status = behind("SR_")
+    aliases = ("IE", "PIE", "PP", "SD")  # of the mode that Linux runs in; a summary that QEMU does not keep
+    yield (
+        "STATUS",
+        single_bits({n: value for n, value in status.items() if "_" not in n and n not in aliases}),
+    )
+    yield "STATES", {part: status[part] for part in ("FS", "VS", "XS")}
+    order = sorted(("OFF", "INITIAL", "CLEAN", "DIRTY"), key=lambda name: status[f"FS_{name}"])
+    yield "STATE_NAMES", [name.lower() for name in order]
+    yield "MPP", status["MPP"]
+    causes = behind("IRQ_")
+    yield "INTERRUPTS", swapped({name: causes[name] for name in causes if not name.startswith("LOCAL")})
+    yield "EXCEPTIONS", swapped(behind("EXC_"))
+    yield (
+        "PAGING",
+        {
+            value >> 60: f"Sv{name}"
+            for name, value in behind("SATP_MODE_").items()
+            if name in ("39", "48", "57")
+        },
+    )
+    protection = behind("PMP_")
+    yield "PROTECTION", single_bits({name: protection[name] for name in "RWX"})
+    yield "PROTECTION_ADDRESS", protection["A"]
+    yield (
+        "PROTECTION_MODES",
+        swapped({name[2:]: protection[name] for name in protection if name.startswith("A_")}),
+    )
+    yield "PROTECTION_LOCKED", protection["L"]
+    yield "HSTATUS", single_bits(behind("HSTATUS_"))
+    yield "ENVCFG", single_bits({name: value for name, value in behind("ENVCFG_").items() if "_" not in name})
+
+
+_OTHER_FAMILIES = re.compile(
+    r"e300|83xx|BOOKE|7450|750FX|750fx|Cell|PA6T|Gekko|G2_LE|970|BE HID|others|1011|98[0-9] "
+)
+
+
+def powerpc(linux: Linux) -> Iterator[tuple[str, object]]:
+    """PowerPC of 64 bits for servers: special purpose registers by number, bits of the machine state."""
+    file = "arch/powerpc/include/asm/reg.h"
+    lines = (linux.folder / file).read_text().split("\n")
+    found = numbers("\n".join(line for line in lines if not _OTHER_FAMILIES.search(line)))
+    numbered = {
+        name.removeprefix("SPRN_"): value for name, value in found.items() if name.startswith("SPRN_")
+    }
+    yield "SPRS", swapped({name: value for name, value in numbered.items() if "_" not in name})
+    yield (
+        "MSR",
+        swapped({name: value for name, value in linux.behind(file, "MSR_", "_LG").items() if name != "TS"}),
+    )
+    yield "FPSCR", single_bits(linux.behind(file, "FPSCR_"))
+
+
+def s390x(linux: Linux) -> Iterator[tuple[str, object]]:
+    """s390x: the program status word, bits of control registers, the time-of-day clock."""
+    found = last_numbers(linux.text("arch/s390/include/uapi/asm/ptrace.h"))
+    masks = {
+        name.removeprefix("PSW_MASK_"): value for name, value in found.items() if name.startswith("PSW_MASK_")
+    }
+    yield "PSW", single_bits({name: value for name, value in masks.items() if name not in ("EA", "BA")})
+    yield "PSW_MASKS", {name: masks[name] for name in ("KEY", "ASC", "CC", "PM", "EA", "BA")}
+    spaces = {
+        name.removeprefix("PSW_ASC_"): value for name, value in found.items() if name.startswith("PSW_ASC_")
+    }
+    yield "SPACES", {spaces[name]: name.lower() for name in spaces}
+    for register in (0, 2, 14):
+        names = linux.behind("arch/s390/include/asm/ctlreg.h", f"CR{register}_", "_BIT")
+        yield f"CR{register}", swapped({name: names[name] for name in names if "UNUSED" not in name})
+    yield "TOD_UNIX_EPOCH", linux.numbers("arch/s390/include/asm/timex.h")["TOD_UNIX_EPOCH"]
+
+
 # ---------------------------------------------------------------- files
 
 MAKERS: dict[str, tuple[str, Callable[[Linux], Iterator[tuple[str, object]]]]] = {
     "x86": ("x86: arch/x86/include, linux/{kvm,mc146818rtc,timex}.h", x86),
     "arm": ("Arm: arch/arm64/tools/sysreg, arch/arm64/include, arch/arm/include and linux/kvm.h", arm),
+    "riscv": ("RISC-V: uapi/asm/ptrace.h and asm/csr.h of arch/riscv/include", riscv),
+    "powerpc": ("PowerPC: arch/powerpc/include/asm/reg.h", powerpc),
+    "s390x": ("s390x: uapi/asm/ptrace.h, asm/ctlreg.h and asm/timex.h of arch/s390/include", s390x),
 }
 """By the name of the table: what it holds and from which headers, and what makes it."""
 

@@ -153,6 +153,43 @@ def x86_64_registers() -> bytes:
     return bytes(image)
 
 
+def riscv64_registers() -> bytes:
+    """The same for RISC-V, loaded at 0x80000000; mscratch, mepc and mtvec have what is in x5, x4 and x8."""
+    return _words(
+        *((0x100 + number) << 20 | number << 7 | 0x13 for number in range(1, 32)),  # addi xN, x0, #0x100 + N
+        *(
+            register << 20 | number << 15 | 0x1073
+            for register, number in ((0x340, 5), (0x341, 4), (0x305, 8))
+        ),
+        0x0000006F,  # j .
+    )
+
+
+def ppc64_registers() -> bytes:
+    """The same for PowerPC, as firmware; LR, CTR, XER, SRR0, SRR1, SPRG0, SPRG2 have what is in r8 to r14."""
+    return bytes(0x100) + b"".join(
+        word.to_bytes(4, "big")
+        for word in (
+            *(0x38000100 | number << 21 | number for number in range(32)),  # li rN, 0x100 + N
+            *(
+                0x7C0003A6 | 8 + at << 21 | (register & 31) << 16 | register >> 5 << 11  # mtspr
+                for at, register in enumerate((8, 9, 1, 26, 27, 272, 274))
+            ),
+            0x2C000000,  # cmpwi r0, 0
+            0x48000000,  # b .
+        )
+    )
+
+
+def s390x_registers() -> bytes:
+    """The same for s390x, as a kernel; access registers 1 and 2 have what is in r1 and r2."""
+    head = bytes.fromhex("00080000") + (0x80000000 | S390X_ENTRY).to_bytes(4, "big")
+    code = b"".join(bytes((0xA7, number << 4 | 9, 1, number)) for number in range(16))  # lghi %rN, 0x100 + N
+    code += bytes.fromhex("b24e0011 b24e0022")  # sar
+    code += bytes.fromhex("a50e2000 0400 a7f40000")  # llilh %r0, 0x2000; spm %r0: condition code 2; j .
+    return head.ljust(S390X_ENTRY, b"\0") + code + bytes(4096)
+
+
 def s390x_loop() -> bytes:
     """A kernel for s390-ccw-virtio: it adds 1 to a byte of every page from 2 to 6 MiB."""
     head = bytes.fromhex("00080000") + (0x80000000 | S390X_ENTRY).to_bytes(4, "big")

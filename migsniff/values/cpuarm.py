@@ -129,7 +129,9 @@ def registers(fields: tuple[Field, ...]) -> tuple[Field, ...]:
     table = dict(REGISTERS)
     if isinstance(indices, tuple):
         names = {
-            at: register_name(index) for at, index in enumerate(indices) if type(index) is int and index >= 0
+            at: register_name(index)
+            for at, index in enumerate(indices[:MAX_SYSTEM_REGISTERS])
+            if type(index) is int and index >= 0
         }
         words: dict[str, Callable[[int], str]] = {
             name: SPECIAL.get(name) or contents(name) for name in names.values()

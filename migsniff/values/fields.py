@@ -73,7 +73,7 @@ def elements(names: Mapping[int, str], words: Mapping[str, Words] | Words | None
                 text = say(value) if say else ""
                 at = field.offset + index * size
                 children.append(Field(name, field.type, at, size, value=value, meaning=text))
-        return replace(field, children=tuple(children))
+        return replace(field, children=tuple(children)) if children else field
 
     return meaning
 
