@@ -10,6 +10,8 @@ from migsniff.feed.files import open_source
 from migsniff.offline import decode, session_for
 from migsniff.pipeline import Pipeline
 from migsniff.qemu import Qemu
+from migsniff.values.clocks import virtual_clock
+from migsniff.values.explain import explain
 from tests.qemu import Folder, poll, require
 from tests.test_samples import SAMPLES
 
@@ -87,13 +89,19 @@ def assert_within(field: Field) -> None:
 
 
 @contextmanager
-def guest(version: str, args: str, ready: Callable[[Qemu], bool], arch: str = "x86_64") -> Iterator[Qemu]:
-    """A guest that was stopped when it was `ready`, or three seconds later."""
+def guest(
+    version: str,
+    args: str,
+    ready: Callable[[Qemu], bool],
+    arch: str = "x86_64",
+    disk: bytes = bytes(1 << 20),
+) -> Iterator[Qemu]:
+    """A guest that was stopped when it was `ready`, or ten seconds later. `args`: {folder}/disk"""
     require(version, arch)
     folder = Folder(version)
     qemu = None
     try:
-        (folder.path / "disk").write_bytes(bytes(1 << 20))
+        (folder.path / "disk").write_bytes(disk)
         arguments = args.replace("{folder}", str(folder.inside)).split()
         qemu = Qemu(arch, arguments, folder.path, "guest", enter=folder.enter, inside=folder.inside)
         poll(lambda: ready(qemu), 10)
@@ -116,3 +124,33 @@ def saved(qemu: Qemu, version: str, path: Path) -> Sections:
     finally:
         folder.remove()
     return decoded(path)
+
+
+def monitor(qemu: Qemu, command: str) -> str:
+    """What the monitor says."""
+    return str(qemu.execute("human-monitor-command", **{"command-line": command})).replace("\r", "")
+
+
+def explained_device(sections: Sections, name: str, instance: int = 0) -> dict[str, Field]:
+    """The fields of a device as explained, by path; an element of an array of structs is name[index]."""
+    (found,) = (
+        each
+        for each in sections.found
+        if each.idstr.rpartition("/")[2] == name and each.instance_id == instance
+    )
+    return paths(explain(found, sections.machine, clock_of(sections)).fields)
+
+
+def clock_of(sections: Sections) -> int | None:
+    """The virtual clock."""
+    return next(filter(None, map(virtual_clock, sections.found)), None)
+
+
+def paths(fields: Sequence[Field]) -> dict[str, Field]:
+    """Fields by path; an element of an array of structs is name[index]."""
+    found: dict[str, Field] = {}
+    for field in fields:
+        name = field.name if field.index is None else f"{field.name}[{field.index}]"
+        found[name] = field
+        found |= {f"{name}.{path}": child for path, child in paths(field.children).items()}
+    return found

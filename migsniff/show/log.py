@@ -138,6 +138,8 @@ class Log:
             self._kept = isinstance(event, Verdict)
             if not isinstance(event, DeviceSection) or selected(options.sections, event):
                 event = self._explainer.explained(migration, event)
+            else:
+                self._explainer.learn(migration, event)
             self._sink.show(migration, time, event)
 
     def tables(self, migration: str, tables: "Sequence[Table]") -> None:

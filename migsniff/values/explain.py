@@ -3,19 +3,22 @@
 from msgspec.structs import replace
 
 from migsniff.core.events import Configuration, DeviceSection, Event, Field, Verdict
-from migsniff.values import msix, pci, virtio  # noqa: F401 - each registers what it knows
+from migsniff.values import cpu, interrupts, msix, pci, pctimers, virtio  # noqa: F401 - each registers what it knows
+from migsniff.values.clocks import virtual_clock
 from migsniff.values.meaning import DEVICES, TYPES, Place
 
 
-def explain(section: DeviceSection, machine: str = "") -> DeviceSection:
-    """The section with what its fields mean filled in: `children` of images, `value`, `meaning`.
+def explain(section: DeviceSection, machine: str = "", clock: int | None = None) -> DeviceSection:
+    """The section with what its fields mean filled in: `children` of images and arrays, `value`, `meaning`.
+
+    `clock` is what virtual_clock() found in section timer of the same stream.
 
     Never raises for what the bytes say; offsets and sizes stay those of the wire. What has no meaning is not
     copied: a section without any comes back as it is.
     """
     if not section.fields:
         return section
-    place = Place(machine, section.idstr.rpartition("/")[2], "")
+    place = Place(machine, section.idstr.rpartition("/")[2], "", clock, section.instance_id)
     fields = section.fields
     if (device := DEVICES.get(place.device)) is not None:
         fields = device(fields, place)
@@ -24,20 +27,29 @@ def explain(section: DeviceSection, machine: str = "") -> DeviceSection:
 
 
 class Explainer:
-    """Explains the device sections among the events of migrations, each with its machine type."""
+    """Explains the device sections among the events of migrations, each with its machine type and clock."""
 
     def __init__(self) -> None:
         self._machines: dict[str, str] = {}
+        self._clocks: dict[str, int] = {}
 
     def explained(self, migration: str, event: Event) -> Event:
         """The event itself, or a device section with its meaning."""
+        self.learn(migration, event)
         if isinstance(event, DeviceSection):
-            return explain(event, self._machines.get(migration, ""))
-        if isinstance(event, Configuration):
+            return explain(event, self._machines.get(migration, ""), self._clocks.get(migration))
+        return event
+
+    def learn(self, migration: str, event: Event) -> None:
+        """Take note of what the meaning of later events depends on."""
+        if isinstance(event, DeviceSection):
+            if (clock := virtual_clock(event)) is not None:
+                self._clocks[migration] = clock
+        elif isinstance(event, Configuration):
             self._machines[migration] = event.machine
         elif isinstance(event, Verdict):
             self._machines.pop(migration, None)
-        return event
+            self._clocks.pop(migration, None)
 
 
 def _explained(fields: tuple[Field, ...], place: Place, prefix: str) -> tuple[Field, ...]:

@@ -8,11 +8,16 @@ from migsniff.core.registry import Registry
 
 
 class Place(NamedTuple):
-    """Where a field stands: the machine type, the last part of the section's name, the field's path."""
+    """Where a field stands: the machine type, the last part of the section's name, the field's path.
+
+    `clock` is the guest's virtual clock in nanoseconds, if the stream has told it; `instance` the section's.
+    """
 
     machine: str
     device: str
     path: str
+    clock: int | None = None
+    instance: int = 0
 
 
 TypeMeaning = Callable[[Field, Place], Field]

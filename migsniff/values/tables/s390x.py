@@ -1,0 +1,59 @@
+"""s390x: uapi/asm/ptrace.h, asm/ctlreg.h and asm/timex.h of arch/s390/include of Linux 6.12.117; made by tests/archtables.py."""
+
+PSW: dict[int, str] = {
+    39: "RI",
+    48: "PSTATE",
+    49: "WAIT",
+    50: "MCHECK",
+    56: "EXT",
+    57: "IO",
+    58: "DAT",
+    62: "PER",
+}
+PSW_MASKS: dict[str, int] = {
+    "KEY": 67553994410557440,
+    "ASC": 211106232532992,
+    "CC": 52776558133248,
+    "PM": 16492674416640,
+    "EA": 4294967296,
+    "BA": 2147483648,
+}
+SPACES: dict[int, str] = {
+    211106232532992: "home",
+    140737488355328: "secondary",
+    70368744177664: "accreg",
+    0: "primary",
+}
+CR0: dict[int, str] = {
+    1: "IUCV",
+    4: "ETR_SUBMASK",
+    5: "MEASUREMENT_ALERT_SUBMASK",
+    6: "INTERRUPT_KEY_SUBMASK",
+    9: "SERVICE_SIGNAL_SUBMASK",
+    10: "CPU_TIMER_SUBMASK",
+    11: "CLOCK_COMPARATOR_SUBMASK",
+    13: "EXTERNAL_CALL_SUBMASK",
+    14: "EMERGENCY_SIGNAL_SUBMASK",
+    15: "MALFUNCTION_ALERT_SUBMASK",
+    17: "VECTOR",
+    20: "INSTRUCTION_EXEC_PROTECTION",
+    23: "EDAT",
+    24: "STORAGE_PROTECTION_OVERRIDE",
+    25: "FETCH_PROTECTION_OVERRIDE",
+    28: "LOW_ADDRESS_PROTECTION",
+    33: "WARNING_TRACK",
+    48: "CPUMF_EXTRACTION_AUTH",
+    49: "PAI_EXTENSION",
+    50: "CRYPTOGRAPHY_COUNTER",
+    53: "CLOCK_COMPARATOR_SIGN",
+    55: "TRANSACTIONAL_EXECUTION",
+}
+CR2: dict[int, str] = {4: "GUARDED_STORAGE", 5: "MIO_ADDRESSING"}
+CR14: dict[int, str] = {
+    24: "WARNING_SUBMASK",
+    25: "EXTERNAL_DAMAGE_SUBMASK",
+    26: "DEGRADATION_SUBMASK",
+    27: "RECOVERY_SUBMASK",
+    28: "CHANNEL_REPORT_SUBMASK",
+}
+TOD_UNIX_EPOCH = 9048018124800000000
