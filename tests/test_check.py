@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from migsniff.cli import main
 from migsniff.compare.layout import misfit
-from migsniff.compare.pciconfig import capabilities, difference, extended_capabilities, msix_vectors
-from migsniff.compare.schema import read_schema
+from migsniff.compare.pciconfig import compared, difference
+from migsniff.compare.schema import known_subsections, read_schema
 from migsniff.core.errors import CaptureError
 from migsniff.core.events import Field
 from migsniff.core.wire import DUMPED_MACHINE
@@ -196,7 +196,7 @@ def test_a_schema_that_is_too_deep_is_no_schema() -> None:
     for _ in range(40):
         state = {"name": "x", "Subsections": [state]}
     known = read_schema(json.dumps(schema(Subsections=[state])).encode())
-    assert known.find("dev")[0].known_subsections() == {"x"}
+    assert known_subsections(known.find("dev")[0]) == {"x"}
     text = b'{"vmschkmachine":{"Name":"a"},"d":{"Description":' + b'{"name":"x","Subsections":[' * 20_000
     with pytest.raises(CaptureError, match="not what qemu -dump-vmstate writes"):
         read_schema(text)
@@ -271,15 +271,13 @@ def test_bytes_of_pci_configuration(at: int, value: int, differs: bool) -> None:
     if found is not None:
         assert (found.at, found.read, found.device) == (at, value, config()[at])
         assert found.certain
-    assert msix_vectors(bytes(config(7))) == 7
 
 
 @given(st.binary(max_size=300), st.binary(max_size=300))
 def test_any_bytes_are_some_configuration(one: bytes, other: bytes) -> None:
     for size in (256, 4096):
         stream, device = one.ljust(size, one[-1:] or b"\0"), other.ljust(size, other[-1:] or b"\xff")
-        assert len(list(capabilities(device))) <= 64
-        assert len(list(extended_capabilities(device))) <= 1024
+        assert all(0 <= each.at < size for each in compared(device))
         found = difference(stream, device)
         assert found is None or (found.read ^ found.device) & found.mask
         assert difference(device, device) is None
