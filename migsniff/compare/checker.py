@@ -56,6 +56,7 @@ class Checker:
     destination: Local
     machine: str = ""
     seen: set[tuple[str, int]] = field(default_factory=set)
+    refused: set[str] = field(default_factory=set)
     end: EndOfStream | None = None
     undescribed: Names = field(default_factory=dict)
     unknown: Names = field(default_factory=dict)
@@ -170,6 +171,7 @@ class Checker:
         self.seen.add(key)
         if (found := self._known(event)) is not None:
             code, local = found
+            self.refused.add(called(event))
             evidence = section_header(event)
             yield finding(
                 code,
@@ -213,6 +215,8 @@ class Checker:
     def _device(self, event: DeviceSection) -> Iterator[Finding]:
         """What is inside, as far as a description tells."""
         section = called(event)
+        if section in self.refused:  # its inside is not read
+            return
         if (event.described or event.assumed) and not event.undescribed:
             self.undescribed.pop(section, None)
         elif len(self.undescribed) < MAX_SECTIONS:
