@@ -39,6 +39,7 @@ from tests.test_check import schema
 from tests.test_check_qemu import stream as own_stream
 from tests.test_proxy import Destination as Target
 from tests.test_proxy import send
+from tests.test_samples import NAMES, SAMPLES
 
 HEAD = HEADER + configuration() + ram_start() + ram_end()
 DEVICES = (TIMER, CPU, SERIAL)
@@ -157,6 +158,27 @@ def test_what_is_too_large_is_left_to_check(tmp_path: Path, monkeypatch: pytest.
     found = told(shown(precopy(stream_of(DEVICES)), local))
     assert {one.code for one in found} == {"check-too-large", "check-section-unknown"}
     assert len(found) == len(DEVICES) + 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_sample_fits_itself_while_it_passes(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of all modes, with descriptions and without: nothing is said, and no other finding changes."""
+    sample = str(SAMPLES / name)
+    common = ["expert", sample, "-T", "json", "--descriptions", "none"]
+
+    def found(*options: str) -> tuple[int, Any, list[tuple[str, str]]]:
+        code = main([*common, *options])
+        told = json.loads(capsys.readouterr().out)
+        return code, told["verdict"], [(one["severity"], one["code"]) for one in told["findings"]]
+
+    code, verdict, findings = found()
+    watched_code, _, watched = found("--check-against", sample)
+    assert watched_code == code
+    checks = [one for one in watched if one[1].startswith("check-")]
+    assert all(severity == "note" for severity, _ in checks)
+    others = [one for one in watched if one not in checks and not one[1].startswith("assumed-")]
+    assert others == findings
+    assert verdict is not None
 
 
 # ---------------------------------------------------------------- through the proxy

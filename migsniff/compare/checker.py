@@ -1,6 +1,6 @@
 """Whether a stream loads at a destination: each event is compared when it comes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -236,11 +236,15 @@ class Checker:
         yield from self._pci(event, local)
         if (found := misfit(event.fields, local.fields)) is not None:
             yield self._misfit(event, found)
-        known = {one.name for one in subsections(local.fields)}
-        for one in subsections(event.fields):
-            if one.name not in known:
-                known.add(one.name)
+        known = {one.name: one for one in reversed(list(subsections(local.fields)))}
+        for one in _each_name(subsections(event.fields)):
+            there = known.get(one.name)
+            if there is None:
                 yield self._at(event, "check-subsection-maybe", one, subsection=name(one.name))
+            elif (one.version or 0) > (there.version or 0):
+                yield self._other_version(event, one, there.version or 0, "new")
+            elif (found := misfit(one.children, there.children, f"{one.name}.")) is not None:
+                yield self._misfit(event, found)
 
     def _length(self, event: DeviceSection) -> Iterator[Finding]:
         """A section of which nobody knows the fields can still be too short."""
@@ -263,10 +267,24 @@ class Checker:
         if (found := schema_misfit(event.fields, state, event.version_id, self.renamed)) is not None:
             yield self._misfit(event, found)
         known = known_subsections(state)
-        for one in subsections(event.fields):
-            if one.name not in known:
-                known.add(one.name)
+        for one in _each_name(subsections(event.fields)):
+            found, version = None, one.version or 0
+            there = known.get(one.name, ())
+            if not there:
                 yield self._at(event, "check-subsection-unknown", one, subsection=name(one.name))
+            elif version > (most := max(each.version_id for each in there)):
+                yield self._other_version(event, one, most, "new")
+            elif version < (least := min(each.minimum_version_id for each in there)):
+                yield self._other_version(event, one, least, "old")
+            elif len(there) == 1:
+                found = schema_misfit(one.children, there[0], version, self.renamed, f"{one.name}.")
+            if found is not None:
+                yield self._misfit(event, found)
+
+    def _other_version(self, event: DeviceSection, one: Field, local: int, how: str) -> Finding:
+        least = "minimum " if how == "old" else ""
+        known = {"version": one.version, "local": local, "how": how, "least": least}
+        return self._at(event, "check-subsection-version", one, subsection=name(one.name), **known)
 
     def _misfit(self, event: DeviceSection, found: Misfit) -> Finding:
         footer = section_footer(event)
@@ -284,6 +302,7 @@ class Checker:
         )
 
     def _at(self, event: DeviceSection, code: str, one: Field, **details: object) -> Finding:
+        """A finding about a subsection."""
         header = bytes([0x05, len(one.name)]) + (plain(one.name) or b"")
         return finding(
             code,
@@ -348,6 +367,15 @@ class Checker:
                 local=f"{there.features:#x}",
                 names=" ".join(feature_names(kind, bits)),
             )
+
+
+def _each_name(found: Iterable[Field]) -> Iterator[Field]:
+    """The first subsection of each name."""
+    seen = set[str]()
+    for one in found:
+        if one.name not in seen:
+            seen.add(one.name)
+            yield one
 
 
 def _config(fields: tuple[Field, ...]) -> Field | None:

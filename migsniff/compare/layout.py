@@ -15,6 +15,8 @@ FIXED: Final = re.compile(
     r"u?int(8|16|32|64)\b.*|bool|buffer|unused_buffer|timer|struct|pci config|pci irq state"
 )
 """Types whose size on the wire is that of the field; others write what they like."""
+INTEGER: Final = re.compile(r"u?int(8|16|32|64)|bool")
+"""Types that have as many bytes in memory as on the wire."""
 VARYING: Final = ("qtailq", "qlist", "gtree", "virtio", "opaque")
 """Types that say themselves in the stream how long they are, or of which nothing is known."""
 INDEX: Final = re.compile(r"\[\d+\]$")
@@ -28,9 +30,9 @@ class Misfit(NamedTuple):
     certain: bool
 
 
-def misfit(stream: Sequence[Field], device: Sequence[Field]) -> Misfit | None:
+def misfit(stream: Sequence[Field], device: Sequence[Field], above: str = "") -> Misfit | None:
     """Compare a section with the destination's own; names may differ, bytes may not."""
-    return _fields(stream, device, "", set(), 0)
+    return _fields(stream, device, above, set(), 0)
 
 
 def least_size(fields: Sequence[Field]) -> int | None:
@@ -137,7 +139,7 @@ def schema_misfit(
     above: str = "",
     depth: int = 0,
 ) -> Misfit | None:
-    """Compare a section with what -dump-vmstate tells of its vmstate: names, and array lengths if told.
+    """Compare a section with its vmstate in -dump-vmstate: names, sizes of integers, array lengths if told.
 
     `renamed` is told the structs whose names differ on both sides: nothing can be said of those.
     """
@@ -168,6 +170,11 @@ def schema_misfit(
         if field.num is not None and field.num > 1 and length != field.num and fields[0].type != "null":
             words = f"{length} elements in the stream, {field.num} at the destination"
             return Misfit(above + label, words, certain=True)
+        if INTEGER.fullmatch(fields[0].type) and length and field.size:
+            size = _total(fields) // length
+            if size != field.size:
+                words = f"{size} bytes in the stream, {field.size} at the destination"
+                return Misfit(above + label, words, certain=True)
         if field.inside is not None and fields[0].children and depth < MAX_DEPTH:
             path = f"{above}{label}."
             inner = field.inside

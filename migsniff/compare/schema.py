@@ -34,15 +34,16 @@ def read_schema(text: bytes) -> Schema:
     return Schema(machine, dict(states))
 
 
-def known_subsections(state: State) -> set[str]:
-    """The names of a vmstate's subsections at any depth."""
-    found: set[str] = set()
+def known_subsections(state: State) -> dict[str, list[State]]:
+    """A vmstate's subsections at any depth by their names, which some share."""
+    found: dict[str, list[State]] = defaultdict(list)
     waiting: list[tuple[State, int]] = [(state, 0)]
     while waiting:
         one, depth = waiting.pop()
         if depth > MAX_DEPTH:
             continue
-        found.update(inner.name for inner in one.subsections)
+        for inner in one.subsections:
+            found[inner.name].append(inner)
         waiting += [(inner, depth + 1) for inner in one.subsections]
         waiting += [(field.inside, depth + 1) for field in one.fields if field.inside is not None]
     return found

@@ -147,6 +147,10 @@ CODES: Final[dict[str, Code]] = {
     "check-version-old": Code(
         "error", "{name}: incoming version_id {version} is too old for local minimum version_id {local}"
     ),
+    "check-subsection-version": Code(
+        "error",
+        "{subsection}: incoming version_id {version} is too {how} for local {least}version_id {local}",
+    ),
     "check-footer": Code("error", "Missing section footer for {name}: {path}: {words}"),
     "check-footer-maybe": Code(
         "warn",
