@@ -6,6 +6,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
+from migsniff.compare.images import Images, images_of
 from migsniff.compare.inventory import MAX_SECTIONS, Inventory
 from migsniff.compare.layout import Misfit, least_size, misfit, schema_misfit, subsections
 from migsniff.compare.pciconfig import difference
@@ -27,9 +28,8 @@ from migsniff.expert.codes import ASSUMED, finding
 from migsniff.expert.evidence import block_entry, plain, section_footer, section_header
 from migsniff.feed.dumpvmstate import State
 from migsniff.show.words import name
-from migsniff.values.explain import explain
 from migsniff.values.tables.pci import PCI_STATUS, PCI_STD_HEADER_SIZEOF
-from migsniff.values.virtio import virtio_state
+from migsniff.values.virtio import VirtioState
 from migsniff.values.virtiofeatures import feature_names
 
 OPTIONAL: Final = ("block", "dirty-bitmap", "globalstate")
@@ -64,6 +64,8 @@ class Checker:
     renamed: Names = field(default_factory=dict)
     features: Names = field(default_factory=dict)
     bars: bool = False
+    images: dict[tuple[str, int], Images] = field(default_factory=dict)
+    """Of the destination."""
 
     def see(self, event: Event) -> Iterator[Finding]:
         """What this event shows to be wrong; yields nothing for what fits."""
@@ -320,7 +322,11 @@ class Checker:
     # ------------------------------------------------------------ PCI and virtio
 
     def _pci(self, event: DeviceSection, local: DeviceSection) -> Iterator[Finding]:
-        ours, theirs = (_config(explain(one, self.machine).fields) for one in (event, local))
+        key = event.idstr, event.instance_id
+        if key not in self.images:  # they are as many as the destination's sections
+            self.images[key] = images_of(local, self.machine)
+        here, there = images_of(event, self.machine), self.images[key]
+        ours, theirs = here.config, there.config
         if ours is not None and theirs is not None:
             self.bars = True
             if (found := difference(ours.raw, theirs.raw)) is not None:
@@ -341,15 +347,13 @@ class Checker:
                     wmask=f"{~found.mask & 0xFF if at >= PCI_STD_HEADER_SIZEOF else 0:x}",
                     register=found.register,
                 )
-        if any(one.type == "virtio" for one in event.fields):
-            yield from self._virtio(event, local)
+        if here.opaque:
+            self.opaque[called(event)] = None
+            if here.virtio is not None and there.virtio is not None and here.virtio.features:
+                yield from self._features(event, here.virtio, there.virtio)
 
-    def _virtio(self, event: DeviceSection, local: DeviceSection) -> Iterator[Finding]:
+    def _features(self, event: DeviceSection, here: VirtioState, there: VirtioState) -> Iterator[Finding]:
         section = called(event)
-        self.opaque[section] = None
-        here, there = (virtio_state(one, self.machine) for one in (event, local))
-        if here is None or there is None or not here.features:
-            return
         kind = event.idstr.rpartition("/")[2]
         if not there.features:  # at reset, most likely: no guest has chosen any
             self.features[f"{section} ({' '.join(feature_names(kind, here.features))})"] = None
@@ -376,17 +380,6 @@ def _each_name(found: Iterable[Field]) -> Iterator[Field]:
         if one.name not in seen:
             seen.add(one.name)
             yield one
-
-
-def _config(fields: tuple[Field, ...]) -> Field | None:
-    """The field with PCI configuration space."""
-    waiting = list(reversed(fields))
-    while waiting:
-        one = waiting.pop()
-        if one.type == "pci config" and one.raw:
-            return one
-        waiting += reversed(one.children)
-    return None
 
 
 def called(event: Section) -> str:
