@@ -89,6 +89,7 @@ def _add_proxy(parser: argparse.ArgumentParser) -> None:
     view.add_argument(
         "--log", action="store_true", help="the log instead of the live view, on a terminal too"
     )
+    _add_against(parser)
     _add_known(parser)
     _add_log(parser)
 
@@ -111,6 +112,7 @@ def _add_sniff(parser: argparse.ArgumentParser) -> None:
     view.add_argument(
         "--log", action="store_true", help="the log instead of the live view, on a terminal too"
     )
+    _add_against(parser)
     _add_known(parser)
     _add_log(parser)
 
@@ -125,11 +127,13 @@ def _add_read(parser: argparse.ArgumentParser) -> None:
     source.add_argument("-r", "--read-file", metavar="FILE", help="as in tshark")
     _add_port(parser)
     _add_place(parser)
+    _add_against(parser)
     _add_known(parser)
     _add_log(parser)
 
 
 def _add_info(parser: argparse.ArgumentParser) -> None:
+    _add_against(parser)
     _add_known(parser)
     parser.add_argument("file", metavar="CAPTURE|FILE|-")
     parser.add_argument("-T", dest="format", choices=("text", "json"), default="text", help="output format")
@@ -152,6 +156,7 @@ def _add_expert(parser: argparse.ArgumentParser) -> None:
     )
     _add_port(parser)
     _add_place(parser)
+    _add_against(parser)
     _add_known(parser)
 
 
@@ -279,7 +284,7 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
         "--replay", action="store_true", help="play the bundled capture even if QEMU is there"
     )
     parser.add_argument("-w", "--write", default="captures", metavar="DIR", help="where the capture goes")
-    parser.set_defaults(descriptions="none", describe=[])
+    parser.set_defaults(descriptions="none", describe=[], check_against=None)
     _add_log(parser)
     parser.add_argument("--log", action="store_true", help="the log instead of the live view")
 
@@ -359,6 +364,15 @@ def _add_known(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="read device state by this, until its own description comes: a capture or dump that has one, a "
         "description in JSON, or what qemu -dump-vmstate wrote (repeatable)",
+    )
+
+
+def _add_against(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--check-against",
+        metavar="DEST",
+        help="warn as soon as it shows that the migration will not load at this destination: what DEST is "
+        "check --against tells",
     )
 
 

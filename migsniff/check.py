@@ -8,27 +8,27 @@ from typing import Final
 
 import msgspec
 
-from migsniff.compare.checker import Checker
-from migsniff.compare.inventory import Inventory
-from migsniff.compare.schema import MAX_BYTES, Schema, is_schema, read_schema
+from migsniff.compare.checker import Checker, Local, called
 from migsniff.core.errors import CaptureError, UsageError
-from migsniff.core.events import Event, Finding, Verdict
-from migsniff.offline import survey, survey_asked
+from migsniff.core.events import DeviceSection, Event, Finding, Verdict
+from migsniff.destination import NOT_A_STREAM, read_destination
+from migsniff.offline import survey_asked
 from migsniff.show.findings import dump
 from migsniff.show.words import escape, name, several
 
 LOADS, FAILS = 0, 1
-HEAD: Final = 4096
 MAX_FINDINGS: Final = 10_000
+OF_HEADERS: Final = ("check-section-unknown", "check-section-maybe", "check-version", "check-version-old")
+"""Of a section's header alone, which is told once."""
 
 
 class Check:
     """A sink that checks one migration; `findings` in the order in which the destination meets them."""
 
-    def __init__(self, destination: Inventory | Schema) -> None:
+    def __init__(self, destination: Local) -> None:
         self.checker = Checker(destination)
-        self.found: list[Finding] = []
-        self.beyond = 0
+        self.found: dict[str, list[Finding]] = {}
+        self.count = self.beyond = 0
         self.events = 0
         self.verdict: Verdict | None = None
 
@@ -37,21 +37,28 @@ class Check:
         self.events += not isinstance(event, Verdict | Finding)
         if isinstance(event, Verdict):
             self.verdict = event
+        elif isinstance(event, DeviceSection) and not event.provisional:
+            self._forget(called(event))
         for finding in self.checker.see(event):
-            self._keep(finding)
+            if self.count < MAX_FINDINGS:
+                self.count += 1
+                self.found.setdefault(finding.section, []).append(finding)
+            else:
+                self.beyond += 1
 
     def close(self) -> None:
         """Nothing is pending."""
 
     def findings(self) -> list[Finding]:
-        """All of them: sections are told once when they come, and once more when they are described."""
-        return [*sorted(self.found, key=lambda one: one.offset), *self.checker.finish()]
+        """All of them; of a section's inside the last word."""
+        return sorted((one for some in self.found.values() for one in some), key=lambda one: one.offset)
 
-    def _keep(self, finding: Finding) -> None:
-        if len(self.found) < MAX_FINDINGS:
-            self.found.append(finding)
-        else:
-            self.beyond += 1
+    def _forget(self, section: str) -> None:
+        """What was told of a section before its own description had come."""
+        if before := self.found.get(section):
+            kept = [one for one in before if one.code in OF_HEADERS]
+            self.count -= len(before) - len(kept)
+            self.found[section] = kept
 
 
 def check(options: argparse.Namespace) -> int:
@@ -62,13 +69,13 @@ def check(options: argparse.Namespace) -> int:
     worst = LOADS
 
     def begin(migration: str) -> list[Check]:
-        found[migration] = Check(destination)
+        found[migration] = Check(destination.local)
         return [found[migration]]
 
     def done(migration: str) -> None:
         nonlocal worst
         one = found.pop(migration)
-        if one.verdict is None or one.verdict.outcome in ("not-a-stream", "empty", "opaque"):
+        if one.verdict is None or one.verdict.outcome in NOT_A_STREAM:
             told = one.verdict.message if one.verdict else "nothing in it"
             raise CaptureError(f"{options.file}: {escape(told)}")
         findings = one.findings()
@@ -81,37 +88,10 @@ def check(options: argparse.Namespace) -> int:
 
     try:
         destination = read_destination(options.against)
-        survey_asked(options, begin, done)
+        survey_asked(options, begin, done, destination=destination)
     except CaptureError as error:  # 1 would say that the guest does not load
         raise UsageError(str(error)) from error
     return worst
-
-
-def read_destination(path: str) -> Inventory | Schema:
-    """What a file tells of a destination. Raises CaptureError."""
-    try:
-        with open(path, "rb") as file:
-            if is_schema(file.read(HEAD)):
-                file.seek(0)
-                text = file.read(MAX_BYTES + 1)
-                if len(text) > MAX_BYTES:
-                    raise CaptureError(f"{path}: larger than {MAX_BYTES} bytes")
-                return read_schema(text)
-    except OSError:  # a folder, or not there: open_source tells it in its own words
-        pass
-    found: list[Inventory] = []
-
-    def begin(migration: str) -> list[Inventory]:
-        if found:
-            raise CaptureError(f"{path}: several migrations, which of them is the destination's?")
-        found.append(Inventory())
-        return found
-
-    survey(path, begin, lambda migration: None, fields=True)
-    if not found or not (found[0].sections or found[0].blocks):
-        told = found[0].verdict.message if found and found[0].verdict else "nothing in it"
-        raise CaptureError(f"{path}: nothing of a destination in it: {escape(told)}")
-    return found[0]
 
 
 def to_dict(migration: str, one: Check, findings: list[Finding]) -> dict[str, object]:

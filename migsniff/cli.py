@@ -101,30 +101,36 @@ def _sniff(options: argparse.Namespace) -> int:
 
 
 def _read(options: argparse.Namespace) -> int:
+    from migsniff.against import asked_destination
     from migsniff.descriptions import open_descriptions
     from migsniff.offline import read
 
+    destination = asked_destination(options)
     return read(
         options.file or options.read_file,
         log_options(options),
         options.port,
         offset=options.offset,
         snapshot=options.snapshot,
-        known=open_descriptions(options),
+        known=open_descriptions(options, destination=destination),
+        destination=destination,
     )
 
 
 def _info(options: argparse.Namespace) -> int:
+    from migsniff.against import asked_destination
     from migsniff.descriptions import open_descriptions
     from migsniff.offline import info
 
+    destination = asked_destination(options)
     return info(
         options.file,
         as_json=options.format == "json",
         port=options.port,
         offset=options.offset,
         snapshot=options.snapshot,
-        known=open_descriptions(options),
+        known=open_descriptions(options, destination=destination),
+        destination=destination,
     )
 
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -14,6 +14,9 @@ from migsniff.core.errors import CaptureError, UsageError
 from migsniff.core.events import Configuration, DescriptionFound, DeviceSection, Event, Verdict
 from migsniff.feed.descriptions import Described, Descriptions, Entry, MachineFile, Store, sound
 from migsniff.show.words import escape, name, several
+
+if TYPE_CHECKING:
+    from migsniff.destination import Destination
 
 NONE: Final = "none"
 MAX_TEXT: Final = 4 << 20  # bytes of a description that is remembered
@@ -39,8 +42,13 @@ def open_store(place: str | None) -> Store | None:
     return None if folder is None else Store(folder)
 
 
-def open_descriptions(options: argparse.Namespace, say: Callable[[str], None] | None = None) -> Descriptions:
-    """What the user's cache and the files of --describe tell. Raises CaptureError for such a file."""
+def open_descriptions(
+    options: argparse.Namespace,
+    say: Callable[[str], None] | None = None,
+    *,
+    destination: "Destination | None" = None,
+) -> Descriptions:
+    """What the cache, the files of --describe and a destination tell. Raises CaptureError for such a file."""
     say = say or complain
     given: list[Entry] = []
     if options.describe:
@@ -48,7 +56,8 @@ def open_descriptions(options: argparse.Namespace, say: Callable[[str], None] | 
 
         for path in options.describe:
             given += read_descriptions(path, say).entries
-    return Descriptions(open_store(options.descriptions), given, say=say)
+    there = destination.entries if destination is not None else ()
+    return Descriptions(open_store(options.descriptions), given, destination=there, say=say)
 
 
 def complain(text: str) -> None:

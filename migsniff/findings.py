@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 
+from migsniff.against import asked_destination
 from migsniff.offline import survey_asked
 from migsniff.show.findings import Findings, render, to_dict
 
@@ -24,4 +25,4 @@ def findings(options: argparse.Namespace) -> int:
         else:
             render(migration, one, print)
 
-    return survey_asked(options, begin, done)
+    return survey_asked(options, begin, done, destination=asked_destination(options))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from migsniff.against import finders_of
 from migsniff.core.devices import DeviceStateBudget
 from migsniff.core.errors import CaptureError
 from migsniff.core.session import Session
@@ -20,6 +21,7 @@ from migsniff.packets import decode_packets
 from migsniff.pipeline import Pipeline, Sink, run
 
 if TYPE_CHECKING:
+    from migsniff.destination import Destination
     from migsniff.show.log import Log, LogOptions
     from migsniff.show.stats import Stats
     from migsniff.statistics.table import Table
@@ -33,10 +35,11 @@ def read(
     offset: int = 0,
     snapshot: str | None = None,
     known: Descriptions | None = None,
+    destination: "Destination | None" = None,
 ) -> int:
     """Print what the live log printed; returns the exit code. See open_source for what is read.
 
-    `known`: descriptions of devices from elsewhere.
+    `known`: descriptions of devices from elsewhere. `destination`: to find out whether it would load there.
     """
     from migsniff.show.log import Log
 
@@ -44,13 +47,17 @@ def read(
     log = Log(options, 1, blocking=True)
     stats, statistics = _statistics(options.statistics, log.tables)
     sinks = [log, *statistics]
+    fields = options.fields or destination is not None
     try:
         if isinstance(source, PcapSource):
-            code = _read_packets(source, log, sinks, known, stats, fields=options.fields)
+            code = _read_packets(source, log, sinks, known, stats, destination, fields=fields)
         else:
             log.begins(source.migration, source.start_time)
-            session = session_for(source, fields=options.fields, known=known)
-            code = decode(Pipeline(source.migration, session, [*sinks, *learning(known)], stats), source)
+            session = session_for(source, fields=fields, known=known)
+            pipeline = Pipeline(
+                source.migration, session, [*sinks, *learning(known)], stats, finders_of(destination)
+            )
+            code = decode(pipeline, source)
     finally:
         for one in statistics:
             one.close()
@@ -74,17 +81,25 @@ def survey(
     known: Descriptions | None = None,
     fields: bool = False,
     contents: bool = False,
+    destination: "Destination | None" = None,
 ) -> int:
     """Decode each migration in a file; returns the worst exit code. See open_source for what is read.
 
     `begin` gives the sinks of a migration by its id, `done` is called when it has its verdict.
+    `destination`: to find out whether it would load there.
     """
     source = open_source(path, port=port, offset=offset, snapshot=snapshot)
-    return survey_source(source, begin, done, known=known, fields=fields, contents=contents)
+    return survey_source(
+        source, begin, done, known=known, fields=fields, contents=contents, destination=destination
+    )
 
 
 def survey_asked(
-    options: argparse.Namespace, begin: Callable[[str], Sequence[Sink]], done: Callable[[str], None]
+    options: argparse.Namespace,
+    begin: Callable[[str], Sequence[Sink]],
+    done: Callable[[str], None],
+    *,
+    destination: "Destination | None" = None,
 ) -> int:
     """What `survey` does, of the file and place that the command line names, with fields of devices."""
     return survey(
@@ -94,8 +109,9 @@ def survey_asked(
         port=options.port,
         offset=options.offset,
         snapshot=options.snapshot,
-        known=open_descriptions(options),
+        known=open_descriptions(options, destination=destination),
         fields=True,
+        destination=destination,
     )
 
 
@@ -107,6 +123,7 @@ def survey_source(
     known: Descriptions | None = None,
     fields: bool = False,
     contents: bool = False,
+    destination: "Destination | None" = None,
 ) -> int:
     """What `survey` does, of a file that is open."""
     if isinstance(source, PcapSource):
@@ -117,11 +134,13 @@ def survey_source(
             session = Session(
                 fields=fields, contents=contents, budget=budget, assumed=assumed, looks_like=recognise
             )
-            return Pipeline(migration.name, session, [*begin(migration.name), *learning(known)])
+            sinks = [*begin(migration.name), *learning(known)]
+            return Pipeline(migration.name, session, sinks, finders=finders_of(destination))
 
         return decode_packets(source, begin_one, lambda pipeline: done(pipeline.migration))
     session = session_for(source, fields=fields, contents=contents, known=known)
-    code = decode(Pipeline(source.migration, session, [*begin(source.migration), *learning(known)]), source)
+    sinks = [*begin(source.migration), *learning(known)]
+    code = decode(Pipeline(source.migration, session, sinks, finders=finders_of(destination)), source)
     done(source.migration)
     return code
 
@@ -146,6 +165,7 @@ def _read_packets(
     sinks: Sequence[Sink],
     known: Descriptions | None,
     stats: "Stats | None",
+    destination: "Destination | None",
     *,
     fields: bool,
 ) -> int:
@@ -160,7 +180,7 @@ def _read_packets(
         log.begins(migration.name, migration.start_time)
         assumed = known.lookup_for(migration.name) if known is not None else None
         session = Session(fields=fields, budget=budget, assumed=assumed, looks_like=recognise)
-        return Pipeline(migration.name, session, [*sinks, *learning(known)], stats)
+        return Pipeline(migration.name, session, [*sinks, *learning(known)], stats, finders_of(destination))
 
     return decode_packets(source, begin, lambda pipeline: None)
 
@@ -173,6 +193,7 @@ def info(
     offset: int = 0,
     snapshot: str | None = None,
     known: Descriptions | None = None,
+    destination: "Destination | None" = None,
 ) -> int:
     """Print the one-screen summary; returns the exit code. See open_source for what is read."""
     from migsniff.show.info import render_facts, render_info
@@ -188,8 +209,9 @@ def info(
         render_facts(image, lambda line: print(line, end=""), as_json=as_json)
         return 0
     if isinstance(source, PcapSource):
-        return _info_packets(source, path, stats, known, as_json=as_json)
-    pipeline = Pipeline(source.migration, session_for(source, known=known), learning(known), stats)
+        return _info_packets(source, path, stats, known, destination, as_json=as_json)
+    session = session_for(source, known=known, fields=destination is not None)
+    pipeline = Pipeline(source.migration, session, learning(known), stats, finders_of(destination))
     code = decode(pipeline, source)
     facts: dict[str, object] = {"File": path, "Kind": source.describe}
     if source.start_time is not None:
@@ -204,7 +226,13 @@ def info(
 
 
 def _info_packets(
-    source: PcapSource, path: str, stats: "Stats", known: Descriptions | None, *, as_json: bool
+    source: PcapSource,
+    path: str,
+    stats: "Stats",
+    known: Descriptions | None,
+    destination: "Destination | None",
+    *,
+    as_json: bool,
 ) -> int:
     """A summary for each migration of a packet capture."""
     from migsniff.show.info import render_info
@@ -216,8 +244,9 @@ def _info_packets(
         starts[migration.name] = migration.start_time
         stats.begins(migration.name, migration.source, migration.destination)
         assumed = known.lookup_for(migration.name) if known is not None else None
-        session = Session(budget=budget, assumed=assumed, looks_like=recognise)
-        return Pipeline(migration.name, session, learning(known), stats)
+        fields = destination is not None
+        session = Session(fields=fields, budget=budget, assumed=assumed, looks_like=recognise)
+        return Pipeline(migration.name, session, learning(known), stats, finders_of(destination))
 
     def done(pipeline: Pipeline) -> None:
         facts: dict[str, object] = {"File": path, "Kind": source.describe}

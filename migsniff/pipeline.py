@@ -3,7 +3,7 @@
 from collections.abc import Generator, Iterable
 from typing import Protocol
 
-from migsniff.core.events import BREATH, Arrival, Chunk, Event, Undecodable, Verdict
+from migsniff.core.events import BREATH, Arrival, Chunk, Event, Finding, Undecodable, Verdict
 from migsniff.core.session import Session
 from migsniff.expert import themes as themes  # registers the rules
 from migsniff.expert.rules import Expert
@@ -21,6 +21,12 @@ class Sink(Protocol):
     def close(self) -> None: ...
 
 
+class Finder(Protocol):
+    """Something that finds what is worth knowing in events, beside the rules of expert; it never raises."""
+
+    def see(self, time: int, event: Event) -> Iterable[Finding]: ...
+
+
 class Pipeline:
     """One migration on its way from arrivals to sinks; `verdict` is there once `finish` is exhausted.
 
@@ -28,7 +34,12 @@ class Pipeline:
     """
 
     def __init__(
-        self, migration: str, session: Session, sinks: Iterable[Sink], stats: Stats | None = None
+        self,
+        migration: str,
+        session: Session,
+        sinks: Iterable[Sink],
+        stats: Stats | None = None,
+        finders: Iterable[Finder] = (),
     ) -> None:
         self.migration = migration
         self.session = session
@@ -38,7 +49,7 @@ class Pipeline:
         self.events = 0
         self.verdict: Verdict | None = None
         self.bug = False
-        self._expert = Expert()
+        self._looks = [each.see for each in (Expert(), *finders)]
 
     def feed(self, arrival: Arrival) -> Generator[None, None, None]:
         """Decode and show one arrival; yields behind each event, so that the caller may take turns."""
@@ -55,7 +66,7 @@ class Pipeline:
 
     def show(self, events: Iterable[Event], time: int) -> Generator[None, None, None]:
         """Show events of one moment."""
-        look = self._expert.see  # for each event: a call that is not made is time for decoding
+        looks = self._looks  # for each event: what is not done is time for decoding
         for event in events:
             if event is BREATH:
                 yield
@@ -67,8 +78,9 @@ class Pipeline:
                 self.bug = True
             if not isinstance(event, Verdict):
                 self._show(time, event)
-            for finding in look(time, event):
-                self._show(time, finding)
+            for look in looks:
+                for finding in look(time, event):
+                    self._show(time, finding)
             if isinstance(event, Verdict):  # the last word
                 self._show(time, event)
             yield

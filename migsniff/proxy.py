@@ -14,6 +14,7 @@ from typing import Final
 
 from rich.console import Console
 
+from migsniff.against import asked_destination, finders_of
 from migsniff.core.devices import DeviceStateBudget
 from migsniff.core.errors import UsageError
 from migsniff.core.session import Session
@@ -48,6 +49,8 @@ def serve(options: argparse.Namespace, log_options: LogOptions) -> int:
         raise UsageError("each --listen needs a --forward")
     if options.no_decode and options.drain_after_failure:
         raise UsageError("--drain-after-failure needs to see a return path: it goes not with --no-decode")
+    if options.no_decode and options.check_against is not None:
+        raise UsageError("--check-against is for what is decoded")
     pairs = [
         (parse_endpoint(listen, listening=True), parse_endpoint(forward, listening=False))
         for listen, forward in zip(options.listen, options.forward, strict=True)
@@ -89,7 +92,8 @@ class Proxy:
         self._migrations = Migrations(self._begin)
         self._captures: list[CaptureWriter] = []
         self._budget = DeviceStateBudget()
-        self._known = open_descriptions(options, self.say)
+        self._destination = asked_destination(options)
+        self._known = open_descriptions(options, self.say, destination=self._destination)
         self._ended = asyncio.Event()
         self._signalled: float | None = None
 
@@ -158,8 +162,9 @@ class Proxy:
     def _begin(self, migration: str, started: datetime, source: str, destination: str) -> LiveMigration:
         """A migration begins: its session, whoever shows it, and its capture."""
         options = self.options
+        shown = self._log_options.fields if self.log is not None else self._log_options.looked_at
         session = Session(
-            fields=self._log_options.fields if self.log is not None else self._log_options.looked_at,
+            fields=shown or self._destination is not None,
             note_omitted=not options.no_save,
             breathe=True,
             budget=self._budget,
@@ -180,7 +185,7 @@ class Proxy:
             sinks.append(self._statistics)
         capture = None if options.no_save else self._capture(migration, started)
         live = LiveMigration(
-            Pipeline(migration, session, sinks, self.stats),
+            Pipeline(migration, session, sinks, self.stats, finders_of(self._destination)),
             capture,
             say=self.say,
             done=self._done,
@@ -191,6 +196,8 @@ class Proxy:
     def _capture(self, migration: str, started: datetime) -> CaptureWriter:
         options = self.options
         facts = {"listen": options.listen, "forward": options.forward, "loop": options.loop}
+        if options.check_against is not None:
+            facts["check_against"] = options.check_against
         capture = CaptureWriter(
             Path(options.write),
             ram=options.ram,

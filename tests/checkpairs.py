@@ -2,18 +2,39 @@
 
 from typing import Final, NamedTuple
 
+ARCH: Final = "x86_64"
 NET: Final = "-device virtio-net-pci,addr=5"
 BLOCK: Final = "-drive if=none,id=d,driver=null-co -device virtio-blk-pci,addr=6,drive=d"
+RNG: Final = "virtio-rng-pci"
+PORT: Final = "-M pc-q35-7.2 -device pcie-root-port,id=r,chassis=1,addr=5"
+
+
+def taking_features(features: int) -> bytes:
+    """A disk image whose boot sector takes features of the legacy virtio device at 00:05.0, and halts."""
+    code = bytes.fromhex(
+        "66b810280080 baf80c 66ef"  # mov eax, 0x80002810; mov dx, 0xcf8; out dx, eax: BAR 0 of 00:05.0
+        "bafc0c 66ed 24fc 89c2 83c204"  # mov dx, 0xcfc; in eax, dx; its port + 4: the guest's features
+        "66b8"  # mov eax, features; out dx, eax; hlt; jmp to the hlt
+    )
+    code += features.to_bytes(4, "little") + bytes.fromhex("66ef f4 ebfd")
+    return (code.ljust(510, b"\0") + b"\x55\xaa").ljust(1 << 20, b"\0")
 
 
 class Pair(NamedTuple):
-    """Versions of source and destination, the arguments of both, and of the destination if they differ."""
+    """Versions of source and destination, the arguments of both, and of the destination if they differ.
+
+    `capabilities` of the source alone; `disk` is what both boot. `dump`: the codes that -dump-vmstate gives.
+    """
 
     name: str
     source: str
     destination: str
     arguments: str
     local: str | None = None
+    arch: str = ARCH
+    capabilities: tuple[str, ...] = ()
+    disk: bytes = b""
+    dump: tuple[str, ...] = ()
 
     @property
     def destination_arguments(self) -> str:
@@ -21,8 +42,8 @@ class Pair(NamedTuple):
 
 
 FAIL: Final = (
-    Pair("machine type", "7.2", "7.2", "-M pc-i440fx-7.2", "-M pc-i440fx-7.1"),
-    Pair("machine type, back", "11.1", "10.0", "-M pc-q35-10.0", "-M pc-q35-9.2"),
+    Pair("machine type", "7.2", "7.2", "-M pc-i440fx-7.2", "-M pc-i440fx-7.1", dump=("check-machine",)),
+    Pair("machine type, back", "11.1", "10.0", "-M pc-q35-10.0", "-M pc-q35-9.2", dump=("check-machine",)),
     Pair("more RAM", "5.2", "10.0", "-M pc-i440fx-5.2", "-M pc-i440fx-5.2 -m 128"),
     Pair("another VGA", "11.1", "7.2", "-M pc-i440fx-7.2 -vga std", "-M pc-i440fx-7.2 -vga cirrus"),
     Pair(
@@ -88,7 +109,87 @@ FAIL: Final = (
         "-M pc-q35-7.2 -device qemu-xhci,addr=7,p2=4,p3=4",
         "-M pc-q35-7.2 -device qemu-xhci,addr=7,p2=8,p3=8",
     ),
+    Pair("less RAM", "11.1", "5.2", "-M pc-q35-5.2 -m 128", "-M pc-q35-5.2 -m 64"),
+    Pair(
+        "a memory backend of another name",
+        "7.2",
+        "7.2",
+        "-M pc-i440fx-7.2,memory-backend=a -object memory-backend-ram,id=a,size=64M",
+        "-M pc-i440fx-7.2,memory-backend=b -object memory-backend-ram,id=b,size=64M",
+    ),
+    Pair(
+        "another USB port",
+        "7.2",
+        "7.2",
+        "-M pc-i440fx-7.2 -device piix3-usb-uhci,id=u -device usb-tablet,bus=u.0,port=1",
+        "-M pc-i440fx-7.2 -device piix3-usb-uhci,id=u -device usb-tablet,bus=u.0,port=2",
+    ),
+    Pair("AER", "7.2", "10.0", f"{PORT} -device {RNG},bus=r", f"{PORT} -device {RNG},bus=r,aer=on"),
+    Pair("ATS", "7.2", "10.0", f"{PORT} -device {RNG},bus=r", f"{PORT} -device {RNG},bus=r,ats=on"),
+    Pair("slot number", "11.1", "7.2", f"{PORT},slot=1", f"{PORT},slot=2"),
+    Pair("link width", "7.2", "11.1", f"{PORT},x-width=1", f"{PORT},x-width=16"),
+    Pair(
+        "size of a BAR",
+        "10.0",
+        "11.1",
+        f"-M pc-q35-7.2 -device {RNG},addr=5,page-per-vq=on",
+        f"-M pc-q35-7.2 -device {RNG},addr=5",
+    ),
+    Pair(
+        "a BAR more",
+        "5.2",
+        "7.2",
+        f"-M pc-q35-5.2 -device {RNG},addr=5,modern-pio-notify=on",
+        f"-M pc-q35-5.2 -device {RNG},addr=5",
+    ),
+    Pair("a newer section", "7.2", "5.2", "-M pc-q35-5.2 -device am53c974,addr=5", dump=("check-version",)),
+    Pair(
+        "a newer section behind an EEPROM",
+        "10.0",
+        "5.2",
+        "-M pc-q35-5.2 -device dc390,addr=5",
+        dump=("check-version",),
+    ),
+    Pair(
+        "a newer section, Arm",
+        "7.2",
+        "5.2",
+        "-M virt-5.2 -device virtio-iommu-pci",
+        arch="aarch64",
+        dump=("check-version",),
+    ),
 )
+DUMP: Final = (
+    Pair(
+        "a subsection",
+        "7.2",
+        "5.2",
+        "-M pc-q35-5.2 -global ICH9-LPC.acpi-pci-hotplug-with-bridge-support=on",
+        "-M pc-q35-5.2",
+        dump=("check-subsection-unknown",),
+    ),
+    Pair(
+        "an older section, Arm",
+        "5.2",
+        "7.2",
+        "-M virt-5.2 -device virtio-iommu-pci",
+        arch="aarch64",
+        dump=("check-version-old",),
+    ),
+)
+"""What fails, and only -dump-vmstate tells: no stream has what is not needed, nor the oldest versions."""
+DOUBT: Final = (
+    Pair("a capability", "7.2", "10.0", "-M pc-q35-7.2", capabilities=("x-ignore-shared",)),
+    Pair(
+        "features",
+        "7.2",
+        "10.0",
+        f"-M pc-i440fx-7.2 {NET}",
+        f"-M pc-i440fx-7.2 {NET},mrg_rxbuf=off",
+        disk=taking_features(1 << 5 | 1 << 15 | 1 << 16),
+    ),
+)
+"""What fails, of which a stream of the destination's own can only warn."""
 LOAD: Final = (
     Pair("pc", "5.2", "7.2", "-M pc-i440fx-5.2"),
     Pair("pc, back", "7.2", "5.2", "-M pc-i440fx-5.2"),

@@ -95,7 +95,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
 """The rooms beside core, and what each may import of the others."""
 ALSO_SEEN = {
     "values": {"migsniff.core.registry"},
-    "compare": {"migsniff.core.vmdesc"},
+    "compare": {"migsniff.feed.dumpvmstate"},
     "expert": {"migsniff.show.words"},
 }
 SEEN_OUTSIDE = {

@@ -160,6 +160,13 @@ class TestLookAlikes:
         assert [event.corrects for event in exact] == [None, 17 + len(b"in front"), None]
         assert verdict(events).ok
 
+    def test_a_version_that_is_a_date(self) -> None:
+        """An EEPROM's, in front of network cards of Intel and the DC390 (hw/nvram/eeprom93xx.c)."""
+        eeprom = Device(39, b"0000:00:05.0/eeprom", b"\0" * 40, version=20061113)
+        devices = (streams.TIMER, eeprom, streams.CPU)
+        events = play(precopy(HEAD, streams.states(devices), EOF))
+        assert found(events, provisional=True) == laid_out(devices, len(HEAD), footer=True)
+
 
 class TestDescribed:
     """The description against the stream."""

@@ -16,6 +16,7 @@ from migsniff.cli import main
 from tests.network import own_network
 from tests.qemu import SYSTEM, Migration, poll, require
 from tests.relays import Recorder
+from tests.test_check_qemu import stream as own_stream
 from tests.tools import require_tool, tshark
 
 SPACE = "--descriptions", "none"
@@ -150,6 +151,21 @@ def test_a_migration_is_sniffed_as_it_passes(
     for capture in captures.iterdir():
         assert main_records(decoded(capfd, str(capture))) == expected
     assert len(list(captures.iterdir())) == 2
+
+
+@sniffing
+def test_what_stands_against_a_destination_is_told_as_it_passes(tmp_path: Path, network: None) -> None:
+    require(SYSTEM)
+    there = tmp_path / "there"
+    there.write_bytes(own_stream(SYSTEM, ""))  # with more memory than the guest that passes
+    command = [sys.executable, "-m", "migsniff", "sniff", "-i", "lo", "--log", "-T", "ndjson", *SPACE]
+    with running([*command, "--check-against", str(there)], "sniffing on lo", tmp_path):
+        migrate(tmp_path)
+        assert poll(lambda: (tmp_path / "log").read_text().count('"verdict"') == 2, 20)
+    records = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    found = [one for one in records if one.get("code") == "check-block-size"]
+    assert [(one["severity"], one["field"]) for one in found] == [("error", "pc.ram")] * 2
+    assert all("Size mismatch: pc.ram: 0x2000000 != 0x4000000" in one["message"] for one in found)
 
 
 @sniffing

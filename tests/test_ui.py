@@ -13,6 +13,7 @@ import pytest
 from rich.console import Console
 
 from migsniff.core.events import Event, RamBlock, RamBlocks
+from migsniff.expert.codes import finding
 from migsniff.show.matching import Matching
 from migsniff.show.migration import MigrationStats
 from migsniff.show.screen import draw
@@ -97,6 +98,18 @@ def test_a_crowd_fits(width: int, height: int, migrations: int) -> None:
 
 def test_a_large_screen_shows_more() -> None:
     assert len(screen([crowded()], 80, 39)) > len(screen([crowded()], 80, 23)) > 15
+
+
+def test_an_error_is_not_driven_out_by_notes() -> None:
+    stats = after(17)
+    at = PRECOPY[3][1]
+    stats.update(300, finding("check-block-unknown", at, block="the.rom"))
+    for number in range(5):
+        stats.update(300 + number, finding("check-extra-blocks", at, count=number, blocks=f"block{number}"))
+    text = "\n".join(screen([stats], 120))
+    assert 'Unknown ramblock "the.rom", cannot accept migration' in text
+    assert "block4" in text
+    assert "block3" not in text
 
 
 def test_what_one_migration_shows() -> None:

@@ -1,16 +1,20 @@
 """Whether a stream loads at a destination: each event is compared when it comes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
+from msgspec.structs import replace
+
+from migsniff.compare.images import Images, images_of
 from migsniff.compare.inventory import MAX_SECTIONS, Inventory
-from migsniff.compare.layout import Misfit, misfit, schema_misfit, subsections
-from migsniff.compare.pciconfig import EXPRESS_SIZE, SIZE, difference, is_express, msix_vectors
-from migsniff.compare.schema import Schema, State
+from migsniff.compare.layout import Misfit, least_size, misfit, schema_misfit, subsections
+from migsniff.compare.pciconfig import difference
+from migsniff.compare.schema import Schema, known_subsections
 from migsniff.core.events import (
     Configuration,
     DeviceSection,
+    EndOfStream,
     Event,
     Field,
     Finding,
@@ -18,10 +22,15 @@ from migsniff.core.events import (
     RamBlocks,
     RamSection,
     Section,
+    Verdict,
 )
-from migsniff.expert.codes import finding
+from migsniff.expert.codes import ASSUMED, finding
 from migsniff.expert.evidence import block_entry, plain, section_footer, section_header
+from migsniff.feed.dumpvmstate import State
 from migsniff.show.words import name
+from migsniff.values.tables.pci import PCI_STATUS, PCI_STD_HEADER_SIZEOF
+from migsniff.values.virtio import VirtioState
+from migsniff.values.virtiofeatures import feature_names
 
 OPTIONAL: Final = ("block", "dirty-bitmap", "globalstate")
 """Sections that QEMU sends only when there is something to say, and always knows."""
@@ -30,46 +39,51 @@ RESIZEABLE: Final = "/rom@"
 LISTED: Final = 8
 
 
+Local = Inventory | Schema
+"""What is known of the destination."""
+Names = dict[str, None]
+"""Names in their order, each once."""
+
+
 @dataclass(slots=True)
 class Checker:
-    """Compares the events of one stream with a destination; `omitted` says what could not be compared."""
+    """Compares the events of one stream with a destination; `omitted` says what could not be compared.
 
-    destination: Inventory | Schema
+    What a section shows that is read by a description from elsewhere it tells, and once more, as it then is,
+    when the stream's own has come.
+    """
+
+    destination: Local
+    machine: str = ""
     seen: set[tuple[str, int]] = field(default_factory=set)
-    blocks: set[str] = field(default_factory=set)
-    undescribed: list[str] = field(default_factory=list)
-    unknown: list[str] = field(default_factory=list)
-    opaque: list[str] = field(default_factory=list)
-    renamed: list[str] = field(default_factory=list)
-    features: list[str] = field(default_factory=list)
-    bars: int = 0
+    refused: set[str] = field(default_factory=set)
+    end: EndOfStream | None = None
+    undescribed: Names = field(default_factory=dict)
+    unknown: Names = field(default_factory=dict)
+    opaque: Names = field(default_factory=dict)
+    renamed: Names = field(default_factory=dict)
+    features: Names = field(default_factory=dict)
+    bars: bool = False
+    images: dict[tuple[str, int], Images] = field(default_factory=dict)
+    """Of the destination."""
 
     def see(self, event: Event) -> Iterator[Finding]:
         """What this event shows to be wrong; yields nothing for what fits."""
         match event:
             case Configuration():
+                self.machine = event.machine
                 yield from self._configuration(event)
             case RamBlocks() if isinstance(self.destination, Inventory):
                 yield from self._ram(event, self.destination)
             case DeviceSection() | LiveSection() | RamSection():
                 if event.section_type in ("START", "FULL"):
                     yield from self._header(event)
-                if isinstance(event, DeviceSection) and not event.provisional and not event.cut:
+                if isinstance(event, DeviceSection) and not event.cut:
                     yield from self._device(event)
-
-    def finish(self) -> Iterator[Finding]:
-        """What the destination has and the stream has not."""
-        if not isinstance(self.destination, Inventory):
-            return
-        at = Event(channel="main", direction="fwd", offset=0, size=0)
-        missing = [one for one in self.destination.sections if one not in self.seen]
-        if missing and self.seen:
-            listed = ", ".join(f"{name(idstr)}/{instance}" for idstr, instance in missing[:LISTED])
-            yield finding("check-extra-sections", at, count=len(missing), sections=listed + _more(missing))
-        extra = [one for one in self.destination.blocks if one not in self.blocks]
-        if extra and self.blocks:
-            listed = ", ".join(map(name, extra[:LISTED])) + _more(extra)
-            yield finding("check-extra-blocks", at, count=len(extra), blocks=listed)
+            case EndOfStream():
+                self.end = event
+            case Verdict() if self.end is not None:
+                yield from self._missing(self.end)
 
     def omitted(self) -> list[str]:
         """What was not compared, in words."""
@@ -80,7 +94,7 @@ class Checker:
             words.append(f"virtio state behind the PCI configuration space: {_few(self.opaque)}")
         if self.features:
             words.append(
-                "whether the destination allows the features that the guest uses (bits 0 to 31), else "
+                "whether the destination allows the features that the guest uses, else "
                 f'"Features ... unsupported": {_few(self.features)}'
             )
         if self.undescribed:
@@ -93,7 +107,16 @@ class Checker:
                 words.append(f"sections that -dump-vmstate does not list: {_few(self.unknown)}")
         return words
 
-    # ------------------------------------------------------------ what comes first
+    # ------------------------------------------------------------ what stands once
+
+    def _missing(self, end: EndOfStream) -> Iterator[Finding]:
+        """What the destination has and the stream, which is over, has not."""
+        if isinstance(self.destination, Inventory) and self.seen:
+            missing = [
+                f"{name(one[0])}/{one[1]}" for one in self.destination.sections if one not in self.seen
+            ]
+            if missing:
+                yield finding("check-extra-sections", end, count=len(missing), sections=_few(missing))
 
     def _configuration(self, event: Configuration) -> Iterator[Finding]:
         local = self.destination.machine
@@ -111,21 +134,35 @@ class Checker:
             )
 
     def _ram(self, event: RamBlocks, there: Inventory) -> Iterator[Finding]:
+        if not there.blocks:
+            return
         for block in event.blocks:
-            self.blocks.add(block.name)
             local = there.blocks.get(block.name)
-            if not there.blocks or (local is not None and local.length == block.length):
+            if local is not None and local.length == block.length:
                 continue
             offset, evidence = block_entry(event, block)
-            place = {"offset": offset, "size": len(evidence), "evidence": evidence}
-            called = name(block.name)
+            block_name = name(block.name)
             if local is None:
                 code, lengths = "check-block-unknown", {}
             else:
                 resizeable = block.name.startswith(RESIZEABLE)
                 code = "check-block-resized" if resizeable else "check-block-size"
                 lengths = {"received": f"{block.length:#x}", "local": f"{local.length:#x}"}
-            yield finding(code, event, section="ram/0", field=called, block=called, **place, **lengths)  # type: ignore[arg-type]
+            yield finding(
+                code,
+                event,
+                section="ram/0",
+                field=block_name,
+                offset=offset,
+                size=len(evidence),
+                evidence=evidence,
+                block=block_name,
+                **lengths,
+            )
+        sent = {block.name for block in event.blocks}
+        if extra := [name(one) for one in there.blocks if one not in sent]:
+            behind = event.offset + event.size
+            yield finding("check-extra-blocks", event, offset=behind, count=len(extra), blocks=_few(extra))
 
     # ------------------------------------------------------------ sections
 
@@ -134,30 +171,40 @@ class Checker:
         if key in self.seen or len(self.seen) >= MAX_SECTIONS:
             return
         self.seen.add(key)
-        evidence = section_header(event)
-        place = {
-            "section": _called(event),
-            "evidence": evidence,
-            "size": len(evidence),
-            "offset": event.offset,
-        }
-        named = {"name": name(event.idstr), "instance": event.instance_id, "version": event.version_id}
+        if (found := self._known(event)) is not None:
+            code, local = found
+            self.refused.add(called(event))
+            evidence = section_header(event)
+            yield finding(
+                code,
+                event,
+                section=called(event),
+                offset=event.offset,
+                size=len(evidence),
+                evidence=evidence,
+                name=name(event.idstr),
+                instance=event.instance_id,
+                version=event.version_id,
+                local=local,
+            )
+
+    def _known(self, event: Section) -> tuple[str, int] | None:
+        """What is wrong with a section's name, instance or version, and the version at the destination."""
         if isinstance(self.destination, Schema):
             states = self.destination.find(event.idstr)
             if not states:
-                self.unknown.append(_called(event))
+                self.unknown[called(event)] = None
             elif event.version_id > (most := max(one.version_id for one in states)):
-                yield finding("check-version", event, **place, **named, local=most)  # type: ignore[arg-type]
+                return "check-version", most
             elif event.version_id < (least := min(one.minimum_version_id for one in states)):
-                yield finding("check-version-old", event, **place, **named, local=least)  # type: ignore[arg-type]
-            return
-        local = self.destination.sections.get(key)
-        if local is not None:
-            if event.version_id > local.version_id:
-                yield finding("check-version", event, **place, **named, local=local.version_id)  # type: ignore[arg-type]
-        elif self.destination.sections:
-            code = "check-section-maybe" if self._optional(event) else "check-section-unknown"
-            yield finding(code, event, **place, **named)  # type: ignore[arg-type]
+                return "check-version-old", least
+            return None
+        local = self.destination.sections.get((event.idstr, event.instance_id))
+        if local is None:
+            if not self.destination.sections:
+                return None
+            return "check-section-maybe" if self._optional(event) else "check-section-unknown", 0
+        return ("check-version", local.version_id) if event.version_id > local.version_id else None
 
     def _optional(self, event: Section) -> bool:
         """Whether the destination may know a section although its own stream has none."""
@@ -168,42 +215,85 @@ class Checker:
         return not complete or event.idstr in OPTIONAL or old
 
     def _device(self, event: DeviceSection) -> Iterator[Finding]:
-        if not event.described or event.undescribed:
-            self.undescribed.append(_called(event))
-        if not event.described:
+        """What is inside, as far as a description tells."""
+        section = called(event)
+        if section in self.refused:  # its inside is not read
             return
+        if (event.described or event.assumed) and not event.undescribed:
+            self.undescribed.pop(section, None)
+        elif len(self.undescribed) < MAX_SECTIONS:
+            self.undescribed[section] = None
+        found = self._inside(event) if event.described or event.assumed else self._length(event)
+        yield from (replace(one, message=one.message + ASSUMED) for one in found) if event.assumed else found
+
+    def _inside(self, event: DeviceSection) -> Iterator[Finding]:
         if isinstance(self.destination, Schema):
             if states := self.destination.find(event.idstr):
                 # classes share a name: the one that fits best
                 yield from min((list(self._schema(event, state)) for state in states), key=len)
             return
-        local = self.destination.sections.get((event.idstr, event.instance_id))
-        if not isinstance(local, DeviceSection) or not local.described:
+        local = self.local(event)
+        if local is None:
             return
         yield from self._pci(event, local)
         if (found := misfit(event.fields, local.fields)) is not None:
             yield self._misfit(event, found)
-        known = {one.name for one in subsections(local.fields)}
-        for one in subsections(event.fields):
-            if one.name not in known:
-                known.add(one.name)
+        known = {one.name: one for one in reversed(list(subsections(local.fields)))}
+        for one in _each_name(subsections(event.fields)):
+            there = known.get(one.name)
+            if there is None:
                 yield self._at(event, "check-subsection-maybe", one, subsection=name(one.name))
+            elif (one.version or 0) > (there.version or 0):
+                yield self._other_version(event, one, there.version or 0, "new")
+            elif (found := misfit(one.children, there.children, f"{one.name}.")) is not None:
+                yield self._misfit(event, found)
+
+    def _length(self, event: DeviceSection) -> Iterator[Finding]:
+        """A section of which nobody knows the fields can still be too short."""
+        local = self.local(event)
+        if local is None or not event.footer or not local.footer or event.version_id != local.version_id:
+            return
+        sizes = [one.size - len(section_header(one)) - len(section_footer(one)) for one in (event, local)]
+        if (least := least_size(local.fields)) is not None and sizes[0] < least:
+            words = f"{sizes[0]} bytes in the stream, at least {least} at the destination"
+            yield self._misfit(event, Misfit("", words, certain=True))
+
+    def local(self, event: DeviceSection) -> DeviceSection | None:
+        """The same section of the destination's own stream, if that describes it."""
+        if isinstance(self.destination, Schema):
+            return None
+        local = self.destination.sections.get((event.idstr, event.instance_id))
+        return local if isinstance(local, DeviceSection) and local.described else None
 
     def _schema(self, event: DeviceSection, state: State) -> Iterator[Finding]:
         if (found := schema_misfit(event.fields, state, event.version_id, self.renamed)) is not None:
             yield self._misfit(event, found)
-        known = state.known_subsections()
-        for one in subsections(event.fields):
-            if one.name not in known:
-                known.add(one.name)
+        known = known_subsections(state)
+        for one in _each_name(subsections(event.fields)):
+            found, version = None, one.version or 0
+            there = known.get(one.name, ())
+            if not there:
                 yield self._at(event, "check-subsection-unknown", one, subsection=name(one.name))
+            elif version > (most := max(each.version_id for each in there)):
+                yield self._other_version(event, one, most, "new")
+            elif version < (least := min(each.minimum_version_id for each in there)):
+                yield self._other_version(event, one, least, "old")
+            elif len(there) == 1:
+                found = schema_misfit(one.children, there[0], version, self.renamed, f"{one.name}.")
+            if found is not None:
+                yield self._misfit(event, found)
+
+    def _other_version(self, event: DeviceSection, one: Field, local: int, how: str) -> Finding:
+        least = "minimum " if how == "old" else ""
+        known = {"version": one.version, "local": local, "how": how, "least": least}
+        return self._at(event, "check-subsection-version", one, subsection=name(one.name), **known)
 
     def _misfit(self, event: DeviceSection, found: Misfit) -> Finding:
         footer = section_footer(event)
         return finding(
             "check-footer" if found.certain else "check-footer-maybe",
             event,
-            section=_called(event),
+            section=called(event),
             field=name(found.path),
             offset=event.offset + event.size - len(footer),
             size=len(footer),
@@ -214,11 +304,12 @@ class Checker:
         )
 
     def _at(self, event: DeviceSection, code: str, one: Field, **details: object) -> Finding:
+        """A finding about a subsection."""
         header = bytes([0x05, len(one.name)]) + (plain(one.name) or b"")
         return finding(
             code,
             event,
-            section=_called(event),
+            section=called(event),
             field=name(one.name),
             offset=one.offset,
             size=one.size,
@@ -231,93 +322,71 @@ class Checker:
     # ------------------------------------------------------------ PCI and virtio
 
     def _pci(self, event: DeviceSection, local: DeviceSection) -> Iterator[Finding]:
-        ours, theirs = _config(event.fields), _config(local.fields)
-        if ours is None or theirs is None:
-            return
-        self.bars += 1
-        place, stream, rest = ours
-        if (found := difference(stream, theirs[1])) is not None:
+        key = event.idstr, event.instance_id
+        if key not in self.images:  # they are as many as the destination's sections
+            self.images[key] = images_of(local, self.machine)
+        here, there = images_of(event, self.machine), self.images[key]
+        ours, theirs = here.config, there.config
+        if ours is not None and theirs is not None:
+            self.bars = True
+            if (found := difference(ours.raw, theirs.raw)) is not None:
+                at = found.at
+                yield finding(
+                    "check-pci" if found.certain else "check-pci-maybe",
+                    event,
+                    section=called(event),
+                    field=ours.name,
+                    offset=ours.offset + at,
+                    size=1,
+                    evidence=ours.raw[at : at + 1],
+                    i=f"{at:x}",
+                    read=f"{found.read:x}",
+                    device=f"{found.device:x}",
+                    # pci_init_cmask compares all bits of all that is listed but status; others are writable
+                    cmask=f"{found.mask if at == PCI_STATUS else 0xFF:x}",
+                    wmask=f"{~found.mask & 0xFF if at >= PCI_STD_HEADER_SIZEOF else 0:x}",
+                    register=found.register,
+                )
+        if here.opaque:
+            self.opaque[called(event)] = None
+            if here.virtio is not None and there.virtio is not None and here.virtio.features:
+                yield from self._features(event, here.virtio, there.virtio)
+
+    def _features(self, event: DeviceSection, here: VirtioState, there: VirtioState) -> Iterator[Finding]:
+        section = called(event)
+        kind = event.idstr.rpartition("/")[2]
+        if not there.features:  # at reset, most likely: no guest has chosen any
+            self.features[f"{section} ({' '.join(feature_names(kind, here.features))})"] = None
+        elif bits := here.features & ~there.features:
+            size = 4 if here.features_offset < here.status_offset + 8 else 8
             yield finding(
-                "check-pci" if found.certain else "check-pci-maybe",
+                "check-virtio-features",
                 event,
-                section=_called(event),
-                field=place.name,
-                offset=place.offset + place.size - len(place.raw) + rest + found.at,
-                size=1,
-                evidence=stream[found.at : found.at + 1],
-                i=f"{found.at:x}",
-                read=f"{found.read:x}",
-                device=f"{found.device:x}",
-                # pci_init_cmask compares all bits of all that is listed but status; the others are writable
-                cmask="10" if found.at == 6 else "ff",
-                wmask=f"{~found.mask & 0xFF:x}" if found.at > 0x3F else "0",
-                register=found.register,
+                section=section,
+                field="virtio.guest_features",
+                offset=here.features_offset,
+                size=size,
+                evidence=here.features.to_bytes(16, "big")[-size:],
+                received=f"{here.features:#x}",
+                local=f"{there.features:#x}",
+                names=" ".join(feature_names(kind, bits)),
             )
-        if place.type == "virtio":
-            self.opaque.append(_called(event))
-            yield from self._features(event, place, theirs[0], rest, len(stream))
-
-    def _features(
-        self, event: DeviceSection, ours: Field, theirs: Field, config: int, length: int
-    ) -> Iterator[Finding]:
-        here, there = (_acked(one.raw, config, length) for one in (ours, theirs))
-        if here is None or there is None or not here[1]:
-            return
-        if not there[1]:  # at reset, most likely: no guest has chosen any
-            self.features.append(f"{_called(event)} {here[1]:#x}")
-            return
-        if not (bits := here[1] & ~there[1]):
-            return
-        yield finding(
-            "check-virtio-features",
-            event,
-            section=_called(event),
-            field="virtio.guest_features",
-            offset=ours.offset + here[0],
-            size=4,
-            evidence=ours.raw[here[0] : here[0] + 4],
-            received=f"{here[1]:#x}",
-            local=f"{there[1]:#x}",
-            bits=", ".join(str(bit) for bit in range(32) if bits >> bit & 1),
-        )
 
 
-def _config(fields: tuple[Field, ...]) -> tuple[Field, bytes, int] | None:
-    """The field with PCI configuration space, the space, and where in the field it begins."""
-    waiting = list(reversed(fields))
-    while waiting:
-        one = waiting.pop()
-        if one.type == "pci config":
-            return one, one.raw, 0
-        if one.type == "virtio" and len(one.raw) >= 4 + SIZE:
-            version = int.from_bytes(
-                one.raw[:4], "big"
-            )  # VMSTATE_INT32_POSITIVE_LE is big-endian on the wire
-            if version in (1, 2):
-                size = EXPRESS_SIZE if is_express(one.raw[4 : 4 + SIZE]) else SIZE
-                return one, one.raw[4 : 4 + size], 4
-            return None
-        waiting += reversed(one.children)
-    return None
+def _each_name(found: Iterable[Field]) -> Iterator[Field]:
+    """The first subsection of each name."""
+    seen = set[str]()
+    for one in found:
+        if one.name not in seen:
+            seen.add(one.name)
+            yield one
 
 
-def _acked(raw: bytes, config: int, length: int) -> tuple[int, int] | None:
-    """Where the guest's features stand in what virtio_save writes (hw/virtio/virtio.c), and the lower 32."""
-    vectors = msix_vectors(raw[config : config + length])
-    at = config + length + 16  # behind the state of the interrupt pins
-    if vectors:
-        at += 16 * vectors + (vectors + 7) // 8 + 2
-    at += 4  # status, isr, queue_sel
-    return (at, int.from_bytes(raw[at : at + 4], "big")) if len(raw) >= at + 4 else None
-
-
-def _called(event: Section) -> str:
+def called(event: Section) -> str:
+    """A section as the log names it: idstr/instance."""
     return f"{name(event.idstr)}/{event.instance_id}"
 
 
-def _few(names: list[str]) -> str:
-    return ", ".join(names[:LISTED]) + _more(names)
-
-
-def _more(names: list[str] | list[tuple[str, int]]) -> str:
-    return f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+def _few(names: list[str] | Names) -> str:
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return ", ".join(list(names)[:LISTED]) + more

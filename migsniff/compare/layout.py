@@ -5,15 +5,18 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby, zip_longest
 from typing import Final, NamedTuple
 
-from migsniff.compare.schema import SchemaField, State
 from migsniff.core.events import Field
+from migsniff.feed.dumpvmstate import State, StateField
 from migsniff.show.words import name
 
 MAX_DEPTH: Final = 16
+MAX_RENAMED: Final = 1024
 FIXED: Final = re.compile(
     r"u?int(8|16|32|64)\b.*|bool|buffer|unused_buffer|timer|struct|pci config|pci irq state"
 )
 """Types whose size on the wire is that of the field; others write what they like."""
+INTEGER: Final = re.compile(r"u?int(8|16|32|64)|bool")
+"""Types that have as many bytes in memory as on the wire."""
 VARYING: Final = ("qtailq", "qlist", "gtree", "virtio", "opaque")
 """Types that say themselves in the stream how long they are, or of which nothing is known."""
 INDEX: Final = re.compile(r"\[\d+\]$")
@@ -27,9 +30,20 @@ class Misfit(NamedTuple):
     certain: bool
 
 
-def misfit(stream: Sequence[Field], device: Sequence[Field]) -> Misfit | None:
+def misfit(stream: Sequence[Field], device: Sequence[Field], above: str = "") -> Misfit | None:
     """Compare a section with the destination's own; names may differ, bytes may not."""
-    return _fields(stream, device, "", set(), 0)
+    return _fields(stream, device, above, set(), 0)
+
+
+def least_size(fields: Sequence[Field]) -> int | None:
+    """The bytes that a section like this has in any case; None if that depends on what stands in it."""
+    counts: set[int] = set()
+    for array in _arrays(fields):
+        told = (array[0].index is not None or array[0].array_len is not None) and _elements(array) in counts
+        if told or any(not FIXED.fullmatch(one.type) or one.children for one in array):
+            return None
+        counts.update(one.value for one in array if isinstance(one.value, int))
+    return _total(fields)
 
 
 def subsections(fields: Sequence[Field]) -> Iterator[Field]:
@@ -118,14 +132,19 @@ def _size(field: Field, depth: int) -> int:
 
 
 def schema_misfit(
-    stream: Sequence[Field], state: State, version: int, renamed: list[str], above: str = "", depth: int = 0
+    stream: Sequence[Field],
+    state: State,
+    version: int,
+    renamed: dict[str, None],
+    above: str = "",
+    depth: int = 0,
 ) -> Misfit | None:
-    """Compare a section with what -dump-vmstate tells of its vmstate: names, and array lengths if told.
+    """Compare a section with its vmstate in -dump-vmstate: names, sizes of integers, array lengths if told.
 
     `renamed` is told the structs whose names differ on both sides: nothing can be said of those.
     """
     here = _grouped(one for one in stream if one.type not in ("subsection", "opaque"))
-    there: dict[str, list[SchemaField]] = {}
+    there: dict[str, list[StateField]] = {}
     for field in state.fields:
         there.setdefault(field.name, []).append(field)
     extra = [label for label in here if label not in there]
@@ -140,7 +159,8 @@ def schema_misfit(
         # -dump-vmstate tells since QEMU 10.0 only which are arrays of a length that may be 0
         return Misfit(above + absent[0], "the stream has no such field", there[absent[0]][0].num is not None)
     if extra:
-        renamed.append(above + extra[0])
+        if len(renamed) < MAX_RENAMED:
+            renamed[above + extra[0]] = None
         return None
     for label, fields in here.items():
         if len(there[label]) != 1:
@@ -150,6 +170,11 @@ def schema_misfit(
         if field.num is not None and field.num > 1 and length != field.num and fields[0].type != "null":
             words = f"{length} elements in the stream, {field.num} at the destination"
             return Misfit(above + label, words, certain=True)
+        if INTEGER.fullmatch(fields[0].type) and length and field.size:
+            size = _total(fields) // length
+            if size != field.size:
+                words = f"{size} bytes in the stream, {field.size} at the destination"
+                return Misfit(above + label, words, certain=True)
         if field.inside is not None and fields[0].children and depth < MAX_DEPTH:
             path = f"{above}{label}."
             inner = field.inside
@@ -159,7 +184,7 @@ def schema_misfit(
     return None
 
 
-def _must(field: SchemaField, version: int) -> bool:
+def _must(field: StateField, version: int) -> bool:
     """Whether a field always comes: structs without a number may be an array, which may have no elements."""
     array = field.num == 0 or (field.num is None and field.inside is not None)
     return not field.exists and field.version_id <= version and field.size > 0 and not array

@@ -11,7 +11,7 @@ from migsniff.core.errors import StreamProblem
 from migsniff.core.events import Event
 from migsniff.core.messages import COMMANDS
 from migsniff.core.text import printable
-from migsniff.core.wire import MAX_DEVICE_STATE, MAX_ITEM_HEADER, U16, U32, ItemType
+from migsniff.core.wire import EEPROM_VERSION, MAX_DEVICE_STATE, MAX_ITEM_HEADER, U16, U32, ItemType
 
 FOOTER_SIZE: Final = 5
 # Where a section without a footer may end: the beginning of a FULL section, or the EOF and the description.
@@ -225,6 +225,6 @@ def parse_header(data: bytes | bytearray | memoryview) -> tuple[SectionFacts, in
     idstr = bytes(data[6 : 6 + data[5]])
     (section_id,) = U32.unpack_from(data, 1)
     instance_id, version_id = U32.unpack_from(data, length - 8)[0], U32.unpack_from(data, length - 4)[0]
-    if version_id >= 0x10000 or not printable(idstr):
+    if (version_id >= 0x10000 and version_id != EEPROM_VERSION) or not printable(idstr):
         return None
     return SectionFacts(section_id, idstr.decode("ascii"), instance_id, version_id), length

@@ -69,6 +69,7 @@ OPTIONAL_NUMBER_MASK: Final = 0x3FF
 """The bits that a number behind the last RAM block has not, and every RAM record's word has one of."""
 
 RAM_IDSTR: Final = "ram"
+EEPROM_VERSION: Final = 20061113  # hw/nvram/eeprom93xx.c: of eepro100, dc390, tulip; all others are small
 RAM_VERSION: Final = 4
 XBZRLE_MARKER: Final = 1  # ENCODING_FLAG_XBZRLE, migration/ram.c
 XBZRLE_LAYOUT: Final = Layout(("marker", "B"), ("length", "H"), ("data", "rest"))

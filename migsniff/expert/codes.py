@@ -147,6 +147,10 @@ CODES: Final[dict[str, Code]] = {
     "check-version-old": Code(
         "error", "{name}: incoming version_id {version} is too old for local minimum version_id {local}"
     ),
+    "check-subsection-version": Code(
+        "error",
+        "{subsection}: incoming version_id {version} is too {how} for local {least}version_id {local}",
+    ),
     "check-footer": Code("error", "Missing section footer for {name}: {path}: {words}"),
     "check-footer-maybe": Code(
         "warn",
@@ -174,8 +178,12 @@ CODES: Final[dict[str, Code]] = {
     ),
     "check-virtio-features": Code(
         "warn",
-        "Features {received} unsupported, perhaps: the guest uses bits {bits}, which the destination's own "
-        "guest does not use ({local}); what its host allows no stream tells",
+        "Features {received} unsupported, perhaps: the guest uses {names}, which the destination's own guest "
+        "does not use ({local}); what its host allows no stream tells",
+    ),
+    "check-too-large": Code(
+        "note",
+        "{name} has more than {limit} fields, and is not compared while others wait; migsniff check does",
     ),
     "check-extra-sections": Code(
         "note",
@@ -188,6 +196,9 @@ CODES: Final[dict[str, Code]] = {
         "migsniff's rule {name} failed ({detail}): a bug, please report it; decoding goes on without it",
     ),
 }
+
+ASSUMED: Final = "; read by a description that is not this stream's own"
+"""Behind what the fields of such a section show."""
 
 
 def finding(

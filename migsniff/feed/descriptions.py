@@ -319,7 +319,8 @@ def _last_part(idstr: str) -> str:
 
 
 class Descriptions:
-    """What is known from elsewhere: `given` by the user, for any machine, and remembered in `store`.
+    """What is known from elsewhere: `given` by the user, for any machine, remembered in `store`, and, to be
+    tried last, a destination's.
 
     `say` is told of the first thing that goes wrong. Without `start` files are read when they are asked for.
     """
@@ -329,11 +330,13 @@ class Descriptions:
         store: Store | None,
         given: Iterable[Entry] = (),
         *,
+        destination: Iterable[Entry] = (),
         say: Callable[[str], None] = lambda text: None,
     ) -> None:
         self._store = store
         self._say = say
         self._given = _Index(given)
+        self._destination = _Index(destination)
         self._known: dict[str, _Index] = {}
         self._jobs: queue.SimpleQueue[Described | None] | None = None
         self._thread: threading.Thread | None = None
@@ -356,6 +359,8 @@ class Descriptions:
         for entry in known.find(idstr, instance, version) if known is not None else ():
             if entry.source != migration:
                 found.append((entry, f"seen in {entry.source}"))
+        there = self._destination.find(idstr, instance, version)
+        found += [(entry, f"of the destination, {entry.source}") for entry in there]
         return [
             Remembered(
                 bytes(entry.device),

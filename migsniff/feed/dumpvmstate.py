@@ -21,28 +21,36 @@ from migsniff.feed.descriptions import Entry, sound
 MAX_VARIANTS: Final = 8
 MAX_DEPTH: Final = 16
 MAX_CLASSES: Final = 4096
+MAX_BYTES: Final = 64 << 20
+HEAD: Final = 4096
+"""Bytes of a file that tell whether it is one."""
 NO_SIZE: Final = "virtio"  # writes as many bytes as it likes (hw/virtio/virtio.c), and is told with size 0
 UNTOLD: Final = b'"type":"virtio"'
 
 
-class _Field(msgspec.Struct, rename={"name": "field", "exists": "field_exists", "inside": "Description"}):
+class StateField(msgspec.Struct, rename={"name": "field", "exists": "field_exists", "inside": "Description"}):
+    """A field; `exists`: only sometimes. `size`: bytes in memory, of one element where `num` is told."""
+
     name: str
     version_id: int = 0
     exists: bool = False
     size: int = 0
     num: int | None = None
-    inside: "_State | None" = None
+    inside: "State | None" = None
 
 
-class _State(msgspec.Struct, rename={"fields": "Fields", "subsections": "Subsections"}):
+class State(msgspec.Struct, rename={"fields": "Fields", "subsections": "Subsections"}):
+    """A vmstate, and the versions of it that can be loaded."""
+
     name: str
     version_id: int = 0
-    fields: list[_Field] = []
-    subsections: list["_State"] = []
+    minimum_version_id: int = 0
+    fields: list[StateField] = []
+    subsections: list["State"] = []
 
 
 class _Class(msgspec.Struct):
-    Description: _State | None = None
+    Description: State | None = None
 
 
 class _Machine(msgspec.Struct):
@@ -55,23 +63,31 @@ Shape = tuple[int, dict[str, Any]]
 
 def is_dump(text: bytes) -> bool:
     """Whether JSON text is such a dump."""
-    return f'"{DUMPED_MACHINE}"'.encode() in text[:4096]
+    return text[:HEAD].lstrip()[:1] == b"{" and f'"{DUMPED_MACHINE}"'.encode() in text[:HEAD]
+
+
+def read_dump(text: bytes) -> tuple[str, list[State]]:
+    """Machine type, and the vmstate of each class that has one. Raises CaptureError."""
+    if len(text) > MAX_BYTES:
+        raise CaptureError(f"more than the {MAX_BYTES} bytes of -dump-vmstate that migsniff reads")
+    try:
+        classes = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
+        machine = msgspec.json.decode(classes.pop(DUMPED_MACHINE), type=_Machine).Name
+        if len(classes) > MAX_CLASSES:
+            raise CaptureError(f"not what qemu -dump-vmstate writes: {len(classes)} classes")
+        states = [msgspec.json.decode(raw, type=_Class).Description for raw in classes.values()]
+    except (msgspec.MsgspecError, KeyError, UnicodeError, RecursionError) as error:
+        raise CaptureError(f"not what qemu -dump-vmstate writes: {error}") from None
+    return machine, [state for state in states if state is not None]
 
 
 def from_dump(text: bytes, source: str) -> tuple[str, list[Entry], str]:
     """Machine type, descriptions, and in words what cannot be used. Raises CaptureError."""
-    try:
-        classes = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
-        machine = msgspec.json.decode(classes.pop(DUMPED_MACHINE), type=_Machine).Name
-        states = [msgspec.json.decode(raw, type=_Class).Description for raw in classes.values()]
-    except (msgspec.MsgspecError, KeyError, UnicodeError, RecursionError) as error:
-        raise CaptureError(f"not what qemu -dump-vmstate writes: {error}") from None
+    machine, states = read_dump(text)
     now = int(time.time())
     entries: dict[tuple[str, bytes], Entry] = {}
     unused = []
-    for state in states[:MAX_CLASSES]:
-        if state is None:
-            continue
+    for state in states:
         shapes = list(itertools.islice(_usable(_shapes(state, 0)), MAX_VARIANTS))
         made = [_entry(state, shape, now, source) for shape in shapes]
         for entry in filter(sound, made):
@@ -88,7 +104,7 @@ def from_dump(text: bytes, source: str) -> tuple[str, list[Entry], str]:
     return machine, list(entries.values()), why if unused else ""
 
 
-def _entry(state: _State, shape: Shape, now: int, source: str) -> Entry:
+def _entry(state: State, shape: Shape, now: int, source: str) -> Entry:
     device = {"name": state.name, "instance_id": 0, **shape[1]}
     return Entry(state.name, 0, state.version_id, now, source, msgspec.Raw(msgspec.json.encode(device)))
 
@@ -99,7 +115,7 @@ def _usable(shapes: Sequence[Shape]) -> Iterator[Shape]:
     return (shape for shape in shapes if sizes.count(shape[0]) == 1)
 
 
-def _shapes(state: _State, depth: int) -> list[Shape]:
+def _shapes(state: State, depth: int) -> list[Shape]:
     """What a vmstate may look like; nothing if that cannot be told, or is too much."""
     if depth > MAX_DEPTH:
         return []
@@ -136,17 +152,17 @@ def _shapes(state: _State, depth: int) -> list[Shape]:
     ]
 
 
-def _present(state: _State) -> list[_Field]:
+def _present(state: State) -> list[StateField]:
     return [field for field in state.fields if field.exists or field.version_id <= state.version_id]
 
 
-def _one(state: _State, depth: int) -> list[dict[str, Any]]:
+def _one(state: State, depth: int) -> list[dict[str, Any]]:
     """A subsection, if there is but one shape of it."""
     shapes = _shapes(state, depth + 1)
     return [shapes[0][1]] if len(shapes) == 1 else []
 
 
-def _field(field: _Field, depth: int) -> list[tuple[int, list[dict[str, Any]]]]:
+def _field(field: StateField, depth: int) -> list[tuple[int, list[dict[str, Any]]]]:
     """What a field may look like: bytes, and its JSON."""
     count = 1 if field.num is None else field.num
     array = {} if field.num is None else {"array_len": field.num}

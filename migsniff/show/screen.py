@@ -8,7 +8,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from migsniff.core.events import Undecodable
+from migsniff.core.events import SEVERITIES
+from migsniff.show.findings import severity
 from migsniff.show.info import PASS_HEADINGS, pass_cells, pass_line, share, shown_blocks
 from migsniff.show.matching import Matching
 from migsniff.show.migration import MigrationStats
@@ -174,11 +175,6 @@ def _switchover(stats: MigrationStats, now: int) -> Text:
 
 
 def _findings(stats: MigrationStats) -> list[RenderableType]:
-    found = list(stats.findings)[-2:]
-    return [
-        _line(
-            escape(each.message),
-            "red" if isinstance(each, Undecodable) or each.severity == "error" else "yellow",
-        )
-        for each in found
-    ]
+    """The last two of the worst: what will make it fail is not to be driven out by notes."""
+    found = sorted(stats.findings, key=lambda each: SEVERITIES.index(severity(each)))[-2:]
+    return [_line(escape(each.message), "red" if severity(each) == "error" else "yellow") for each in found]

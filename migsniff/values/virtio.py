@@ -70,10 +70,15 @@ def virtio_blob(field: Field, place: Place) -> Field:
 
 def virtio_state(section: DeviceSection, machine: str = "") -> VirtioState | None:
     """The virtio part of a device's state; None if it has none, or that is not as it should be."""
+    read = virtio_image(section, machine)
+    return None if read is None else read[1]
+
+
+def virtio_image(section: DeviceSection, machine: str = "") -> tuple[tuple[Field, ...], VirtioState] | None:
+    """The same, behind the fields that virtio_save wrote."""
     for field in section.fields:
         if field.type == "virtio":
-            read = _read(field, section.idstr.rpartition("/")[2], machine)
-            return None if read is None else read[1]
+            return _read(field, section.idstr.rpartition("/")[2], machine)
     return None
 
 
