@@ -17,6 +17,7 @@ from migsniff.destination import Destination, read_destination
 from migsniff.feed.descriptions import Descriptions
 from migsniff.pipeline import Pipeline
 from tests.finding import Keep
+from tests.loading import stream as own_stream
 from tests.playing import Cut, Stream, arrivals, bytewise, precopy, whole
 from tests.qemu import Migration, poll, require
 from tests.relays import Proxy
@@ -36,7 +37,6 @@ from tests.streams import (
     states,
 )
 from tests.test_check import schema
-from tests.test_check_qemu import stream as own_stream
 from tests.test_proxy import Destination as Target
 from tests.test_proxy import send
 from tests.test_samples import NAMES, SAMPLES
@@ -295,7 +295,9 @@ REFUSALS = {
 
 @pytest.mark.parametrize("caps", [[], ["return-path"]], ids=["", "return path"])
 @pytest.mark.parametrize("name", REFUSALS)
-def test_a_real_refusal_is_told_before_it_happens(name: str, caps: list[str], tmp_path: Path) -> None:
+def test_a_real_refusal_is_told_before_it_happens(
+    name: str, caps: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """No description comes of a migration that fails: the destination's own stream has one."""
     here, there, code, words = REFUSALS[name]
     require("7.2")
@@ -310,4 +312,8 @@ def test_a_real_refusal_is_told_before_it_happens(name: str, caps: list[str], tm
             errors = [one for one in proxy.events if one["type"] == "finding" and one["severity"] == "error"]
             assert errors[0]["code"] == code
             assert words in errors[0]["message"]
+            assert proxy.stop() == 1
         assert words in migration.destination.log
+    against = ["--against", str(tmp_path / "there"), "--descriptions", "none"]
+    assert main(["check", str(proxy.capture()), *against]) == 1
+    assert words in capsys.readouterr().out.splitlines()[-1]
