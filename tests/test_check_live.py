@@ -2,6 +2,7 @@
 
 import json
 import socket
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -157,7 +158,26 @@ def test_what_is_too_large_is_left_to_check(tmp_path: Path, monkeypatch: pytest.
     local = destination(tmp_path / "there", stream_of((TIMER, SERIAL)))
     found = told(shown(precopy(stream_of(DEVICES)), local))
     assert {one.code for one in found} == {"check-too-large", "check-section-unknown"}
-    assert len(found) == len(DEVICES) + 1
+    assert len(found) == len(DEVICES) + 2
+    assert found[0].section == "ram/0"
+
+
+def test_as_many_blocks_as_there_can_be_take_turns(tmp_path: Path) -> None:
+    """Each finding lets others go on, and all of them together do not take much longer than one by one."""
+    blocks = {f"block{number}".encode(): PAGE_SIZE for number in range(2000)}
+    local = destination(tmp_path / "there", stream_of(DEVICES))
+    keep = Keep()
+    pipeline = Pipeline("m", Session(), [keep], finders=local.finders())
+    turns, longest = 0, 0.0
+    for arrival in arrivals(precopy(HEADER + configuration() + ram_start(blocks))):
+        began = time.thread_time()
+        for _ in pipeline.feed(arrival):
+            turns += 1
+            longest = max(longest, time.thread_time() - began)
+            began = time.thread_time()
+    assert len(told([event for _, event in keep.events])) == len(blocks) + 1
+    assert turns > len(blocks)
+    assert longest < 0.5  # of all at once it would be seconds, were each looked up in the whole list
 
 
 @pytest.mark.parametrize("name", NAMES)
