@@ -81,6 +81,7 @@ class Pipeline:
             for look in looks:
                 for finding in look(time, event):
                     self._show(time, finding)
+                    yield
             if isinstance(event, Verdict):  # the last word
                 self._show(time, event)
             yield

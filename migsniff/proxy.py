@@ -197,7 +197,7 @@ class Proxy:
         options = self.options
         facts = {"listen": options.listen, "forward": options.forward, "loop": options.loop}
         if options.check_against is not None:
-            facts["check_against"] = options.check_against
+            facts["check_against"] = escape(options.check_against)
         capture = CaptureWriter(
             Path(options.write),
             ram=options.ram,

@@ -213,6 +213,15 @@ def test_a_schema_that_is_too_deep_is_no_schema() -> None:
         read_schema(text)
 
 
+@pytest.mark.parametrize(("classes", "distinct", "known"), [(500, 1, 1), (20, 20, 20), (500, 500, 0)])
+def test_classes_that_share_a_name(classes: int, distinct: int, known: int) -> None:
+    """As many are tried as real ones share, though a file may have any number."""
+    found: dict[str, Any] = {DUMPED_MACHINE: {"Name": "pc"}}
+    for number in range(classes):
+        found[f"class{number}"] = {"Description": {"name": "dev", "version_id": number % distinct}}
+    assert len(read_schema(json.dumps(found).encode()).find("0000:00:01.0/dev")) == known
+
+
 # ---------------------------------------------------------------- inside of sections
 
 

@@ -2,6 +2,7 @@
 
 import json
 import socket
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from migsniff.destination import Destination, read_destination
 from migsniff.feed.descriptions import Descriptions
 from migsniff.pipeline import Pipeline
 from tests.finding import Keep
+from tests.loading import stream as own_stream
 from tests.playing import Cut, Stream, arrivals, bytewise, precopy, whole
 from tests.qemu import Migration, poll, require
 from tests.relays import Proxy
@@ -36,7 +38,6 @@ from tests.streams import (
     states,
 )
 from tests.test_check import schema
-from tests.test_check_qemu import stream as own_stream
 from tests.test_proxy import Destination as Target
 from tests.test_proxy import send
 from tests.test_samples import NAMES, SAMPLES
@@ -157,7 +158,26 @@ def test_what_is_too_large_is_left_to_check(tmp_path: Path, monkeypatch: pytest.
     local = destination(tmp_path / "there", stream_of((TIMER, SERIAL)))
     found = told(shown(precopy(stream_of(DEVICES)), local))
     assert {one.code for one in found} == {"check-too-large", "check-section-unknown"}
-    assert len(found) == len(DEVICES) + 1
+    assert len(found) == len(DEVICES) + 2
+    assert found[0].section == "ram/0"
+
+
+def test_as_many_blocks_as_there_can_be_take_turns(tmp_path: Path) -> None:
+    """Each finding lets others go on, and all of them together do not take much longer than one by one."""
+    blocks = {f"block{number}".encode(): PAGE_SIZE for number in range(2000)}
+    local = destination(tmp_path / "there", stream_of(DEVICES))
+    keep = Keep()
+    pipeline = Pipeline("m", Session(), [keep], finders=local.finders())
+    turns, longest = 0, 0.0
+    for arrival in arrivals(precopy(HEADER + configuration() + ram_start(blocks))):
+        began = time.thread_time()
+        for _ in pipeline.feed(arrival):
+            turns += 1
+            longest = max(longest, time.thread_time() - began)
+            began = time.thread_time()
+    assert len(told([event for _, event in keep.events])) == len(blocks) + 1
+    assert turns > len(blocks)
+    assert longest < 0.5  # of all at once it would be seconds, were each looked up in the whole list
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -295,7 +315,9 @@ REFUSALS = {
 
 @pytest.mark.parametrize("caps", [[], ["return-path"]], ids=["", "return path"])
 @pytest.mark.parametrize("name", REFUSALS)
-def test_a_real_refusal_is_told_before_it_happens(name: str, caps: list[str], tmp_path: Path) -> None:
+def test_a_real_refusal_is_told_before_it_happens(
+    name: str, caps: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """No description comes of a migration that fails: the destination's own stream has one."""
     here, there, code, words = REFUSALS[name]
     require("7.2")
@@ -310,4 +332,8 @@ def test_a_real_refusal_is_told_before_it_happens(name: str, caps: list[str], tm
             errors = [one for one in proxy.events if one["type"] == "finding" and one["severity"] == "error"]
             assert errors[0]["code"] == code
             assert words in errors[0]["message"]
+            assert proxy.stop() == 1
         assert words in migration.destination.log
+    against = ["--against", str(tmp_path / "there"), "--descriptions", "none"]
+    assert main(["check", str(proxy.capture()), *against]) == 1
+    assert words in capsys.readouterr().out.splitlines()[-1]

@@ -1,12 +1,7 @@
 """`migsniff check` against what real destinations do: the same bytes go to both."""
 
-import contextlib
 import json
 import re
-import shlex
-import subprocess
-import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
@@ -14,9 +9,9 @@ from typing import Any, TypedDict
 import pytest
 
 from migsniff.cli import main
-from migsniff.qemu import Qemu, QmpError
-from tests.checkpairs import ARCH, DOUBT, DUMP, FAIL, LOAD, Pair
-from tests.qemu import Folder, require
+from tests.checkpairs import DOUBT, DUMP, FAIL, LOAD, Pair
+from tests.loading import load, schema, stream
+from tests.qemu import require
 
 pytestmark = pytest.mark.timeout(120)
 DOCUMENT = Path(__file__).parent.parent / "docs/check.md"
@@ -30,95 +25,6 @@ class About(TypedDict):
 
     arch: str
     disk: bytes
-
-
-class Side:
-    """A QEMU in a folder of its own."""
-
-    def __init__(
-        self, version: str, arguments: str, *options: str, arch: str = ARCH, disk: bytes = b""
-    ) -> None:
-        self.folder = Folder(version)
-        try:
-            words = ["-m", "64", *shlex.split(arguments), *options]
-            if disk:
-                (self.folder.path / "disk").write_bytes(disk)
-                words += ["-drive", f"file={self.folder.inside}/disk,format=raw,if=ide,snapshot=on"]
-            self.qemu = Qemu(
-                arch, words, self.folder.path, "qemu", enter=self.folder.enter, inside=self.folder.inside
-            )
-        except BaseException:
-            self.folder.remove()
-            raise
-
-    def close(self) -> None:
-        self.qemu.kill()
-        self.folder.remove()
-
-    def status(self) -> str:
-        """Of the migration; "gone" if this QEMU is."""
-        try:
-            return str(self.qemu.execute("query-migrate").get("status"))
-        except (QmpError, OSError):
-            return "gone"
-
-    def ended(self) -> str:
-        deadline = time.monotonic() + 60
-        while (status := self.status()) not in ("completed", "failed", "gone"):
-            assert time.monotonic() < deadline, status
-            time.sleep(0.02)
-        return status
-
-
-def stream(
-    version: str,
-    arguments: str,
-    *,
-    runs: float = 0,
-    arch: str = ARCH,
-    capabilities: Sequence[str] = (),
-    disk: bytes = b"",
-) -> bytes:
-    """What this QEMU migrates, after `runs` seconds of its firmware, or of what it boots from a disk."""
-    side = Side(version, arguments, *([] if runs else ["-S"]), arch=arch, disk=disk)
-    try:
-        time.sleep(runs)
-        states = [{"capability": each, "state": True} for each in capabilities]
-        side.qemu.execute("migrate-set-capabilities", capabilities=states)
-        side.qemu.execute("migrate-set-parameters", **{"max-bandwidth": 1 << 40})
-        side.qemu.execute("migrate", uri=f"exec:cat>{side.folder.inside}/stream")
-        assert side.ended() == "completed"
-        return (side.folder.path / "stream").read_bytes()
-    finally:
-        side.close()
-
-
-def load(
-    version: str, arguments: str, data: bytes, *, arch: str = ARCH, disk: bytes = b""
-) -> tuple[bool, list[str]]:
-    """Whether this QEMU loads a stream, and what it says."""
-    side = Side(version, arguments, "-S", "-incoming", "defer", arch=arch, disk=disk)
-    try:
-        (side.folder.path / "stream").write_bytes(data)
-        with contextlib.suppress(QmpError, OSError):  # it may be gone before it answers
-            side.qemu.execute("migrate-incoming", uri=f"exec:cat {side.folder.inside}/stream")
-        loads = side.ended() == "completed"
-        said = [line.partition(": ")[2] for line in side.qemu.log.splitlines() if "warning: " not in line]
-        return loads, said
-    finally:
-        side.close()
-
-
-def schema(version: str, arguments: str, *, arch: str = ARCH) -> bytes:
-    """What this QEMU's -dump-vmstate writes."""
-    folder = Folder(version)
-    try:
-        options = ["-display", "none", "-nodefaults", *shlex.split(arguments)]
-        command = [*folder.enter, f"qemu-system-{arch}", *options, "-dump-vmstate", f"{folder.inside}/schema"]
-        subprocess.run(command, check=True, capture_output=True)
-        return (folder.path / "schema").read_bytes()
-    finally:
-        folder.remove()
 
 
 def checked(

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from migsniff.cli import main
+from tests.loading import stream as own_stream
 from tests.network import own_network
 from tests.qemu import SYSTEM, Migration, poll, require
 from tests.relays import Recorder
-from tests.test_check_qemu import stream as own_stream
 from tests.tools import require_tool, tshark
 
 SPACE = "--descriptions", "none"

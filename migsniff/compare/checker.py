@@ -25,7 +25,7 @@ from migsniff.core.events import (
     Verdict,
 )
 from migsniff.expert.codes import ASSUMED, finding
-from migsniff.expert.evidence import block_entry, plain, section_footer, section_header
+from migsniff.expert.evidence import block_entries, plain, section_footer, section_header
 from migsniff.feed.dumpvmstate import State
 from migsniff.show.words import name
 from migsniff.values.tables.pci import PCI_STATUS, PCI_STD_HEADER_SIZEOF
@@ -136,11 +136,10 @@ class Checker:
     def _ram(self, event: RamBlocks, there: Inventory) -> Iterator[Finding]:
         if not there.blocks:
             return
-        for block in event.blocks:
+        for block, (offset, evidence) in zip(event.blocks, block_entries(event), strict=True):
             local = there.blocks.get(block.name)
             if local is not None and local.length == block.length:
                 continue
-            offset, evidence = block_entry(event, block)
             block_name = name(block.name)
             if local is None:
                 code, lengths = "check-block-unknown", {}

@@ -8,9 +8,11 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import Final
 
+from migsniff.core.errors import CaptureError
 from migsniff.feed.dumpvmstate import State, read_dump
 
 MAX_DEPTH: Final = 16
+MAX_SHARED: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,16 +23,25 @@ class Schema:
     states: dict[str, list[State]]
 
     def find(self, idstr: str) -> list[State]:
-        """The vmstates that a section of this name may be: a device's path may stand before it."""
-        return self.states.get(idstr) or self.states.get(idstr.rsplit("/", 1)[-1], [])
+        """The vmstates that a section of this name may be: a device's path may stand before it.
+
+        None if more than MAX_SHARED are called so: real ones share a name with a dozen others at most.
+        """
+        found = self.states.get(idstr) or self.states.get(idstr.rsplit("/", 1)[-1], [])
+        return found if len(found) <= MAX_SHARED else []
 
 
 def read_schema(text: bytes) -> Schema:
     """The dump's text as a Schema. Raises CaptureError."""
     machine, found = read_dump(text)
-    states = defaultdict(list)
-    for state in found:
-        states[state.name].append(state)
+    states: dict[str, list[State]] = defaultdict(list)
+    try:
+        for state in found:
+            shared = states[state.name]
+            if len(shared) <= MAX_SHARED and state not in shared:  # 137 kinds of flash have the same one
+                shared.append(state)
+    except RecursionError:
+        raise CaptureError("not what qemu -dump-vmstate writes: it is too deep") from None
     return Schema(machine, dict(states))
 
 

@@ -24,7 +24,7 @@ WATCHED: Final = frozenset(
     (Configuration, DeviceSection, EndOfStream, LiveSection, RamBlocks, RamSection, Verdict)
 )
 MAX_FIELDS: Final = 1 << 13
-"""Fields of a section that is compared: more would hold up for over 10 ms those who wait for this thread.
+"""Fields of a section that is compared, blocks of a list: more would hold up others for over 10 ms.
 
 Of the devices seen only the interrupt controllers of pseries have more (16457 and 24577).
 """
@@ -51,10 +51,13 @@ class Watch:
 
     def _see(self, checker: Checker, event: Event) -> Iterator[Finding]:
         try:
+            if isinstance(event, RamBlocks) and len(event.blocks) > MAX_FIELDS:
+                yield _too_large(event, "ram/0")
+                return
             if isinstance(event, DeviceSection):
                 local = checker.local(event)
                 if _many(event.fields) or (local is not None and _many(local.fields)):
-                    yield from self._new([_too_large(event)])
+                    yield from self._new([_too_large(event, called(event))])
                     event = replace(event, fields=(), cut=True)
             yield from self._new(checker.see(event))
         except Exception as bug:
@@ -71,9 +74,8 @@ class Watch:
                 yield one
 
 
-def _too_large(event: DeviceSection) -> Finding:
-    where = called(event)
-    return finding("check-too-large", event, section=where, size=0, name=where, limit=MAX_FIELDS)
+def _too_large(event: Event, section: str) -> Finding:
+    return finding("check-too-large", event, section=section, size=0, name=section, limit=MAX_FIELDS)
 
 
 def _many(fields: Sequence[Field]) -> bool:

@@ -183,7 +183,8 @@ CODES: Final[dict[str, Code]] = {
     ),
     "check-too-large": Code(
         "note",
-        "{name} has more than {limit} fields, and is not compared while others wait; migsniff check does",
+        "{name} has more than {limit} fields or blocks, and is not compared while others wait; migsniff "
+        "check does",
     ),
     "check-extra-sections": Code(
         "note",

@@ -52,14 +52,26 @@ def command(event: CommandSent) -> bytes:
 
 def block_entry(event: RamBlocks, wanted: RamBlock) -> tuple[int, bytes]:
     """Wire offset and bytes of a RAM block in the list, up to its length; none if that cannot be told."""
+    return next(
+        (place for block, place in zip(event.blocks, block_entries(event), strict=True) if block is wanted),
+        _whole_list(event),
+    )
+
+
+def block_entries(event: RamBlocks) -> list[tuple[int, bytes]]:
+    """The same of each block in the list."""
     at = event.offset + 8
-    place = event.offset, struct.pack(">Q", event.total | RamFlag.MEM_SIZE)
-    found = place
+    found = []
     for block in event.blocks:
         name = plain(block.name)
         if name is None:
-            return place
-        if block is wanted:
-            found = at, bytes([len(name)]) + name + struct.pack(">Q", block.length)
+            break
+        found.append((at, bytes([len(name)]) + name + struct.pack(">Q", block.length)))
         at += 1 + len(name) + 8 * (1 + (block.page_size is not None) + (block.address is not None))
-    return found if at == event.offset + event.size else place  # mapped RAM has more in between
+    if at != event.offset + event.size:  # mapped RAM has more in between
+        return [_whole_list(event)] * len(event.blocks)
+    return found
+
+
+def _whole_list(event: RamBlocks) -> tuple[int, bytes]:
+    return event.offset, struct.pack(">Q", event.total | RamFlag.MEM_SIZE)
