@@ -396,19 +396,41 @@ _OTHER_FAMILIES = re.compile(
 
 
 def powerpc(linux: Linux) -> Iterator[tuple[str, object]]:
-    """PowerPC of 64 bits for servers: special purpose registers by number, bits of the machine state."""
+    """PowerPC: special purpose registers and bits of the machine state of two families; who is in which."""
     file = "arch/powerpc/include/asm/reg.h"
     lines = (linux.folder / file).read_text().split("\n")
     found = numbers("\n".join(line for line in lines if not _OTHER_FAMILIES.search(line)))
-    numbered = {
-        name.removeprefix("SPRN_"): value for name, value in found.items() if name.startswith("SPRN_")
-    }
-    yield "SPRS", swapped({name: value for name, value in numbered.items() if "_" not in name})
-    yield (
-        "MSR",
-        swapped({name: value for name, value in linux.behind(file, "MSR_", "_LG").items() if name != "TS"}),
-    )
+    servers = _special(found)
+    yield "SERVER_SPRS", servers
+    common = ("XER", "LR", "CTR", "DEC", "SRR0", "SRR1", "PVR", *(f"SPRG{index}" for index in range(8)))
+    yield "COMMON_SPRS", {number: name for number, name in servers.items() if name in common}
+    embedded = "arch/powerpc/include/asm/reg_booke.h"
+    yield "EMBEDDED_SPRS", _special(linux.numbers(embedded))
+    state = {name: value for name, value in linux.behind(file, "MSR_", "_LG").items() if name != "TS"}
+    yield "SERVER_MSR", swapped(state)
+    own_names = re.findall(r"#define MSR_(\w+)_LG", linux.text(embedded))
+    both = numbers(linux.text(file) + linux.text(embedded))
+    own = {name: both[f"MSR_{name}_LG"] for name in own_names}
+    yield "EMBEDDED_MSR", swapped({name: state[name] for name in ("EE", "PR", "FP", "ME", "DE", "CE")} | own)
     yield "FPSCR", single_bits(linux.behind(file, "FPSCR_"))
+    yield "SERVERS", _versions(linux, "book3s_32", "book3s_64")
+    yield "EMBEDDED", _versions(linux, "44x", "85xx", "e500mc")
+
+
+def _special(found: dict[str, int]) -> Names:
+    names = {name.removeprefix("SPRN_"): value for name, value in found.items() if name.startswith("SPRN_")}
+    return swapped({name: value for name, value in names.items() if "_" not in name})
+
+
+def _versions(linux: Linux, *families: str) -> list[tuple[int, int]]:
+    """(mask, value) of the processor version registers of CPUs, but for those that stand for any."""
+    found = []
+    for family in families:
+        text = linux.text(f"arch/powerpc/kernel/cpu_specs_{family}.h")
+        for mask, value in re.findall(r"\.pvr_mask\s*=\s*(0x\w+),\s*\.pvr_value\s*=\s*(0x\w+)", text):
+            if int(mask, 16):
+                found.append((int(mask, 16), int(value, 16)))
+    return sorted(set(found))
 
 
 def s390x(linux: Linux) -> Iterator[tuple[str, object]]:
@@ -435,7 +457,7 @@ MAKERS: dict[str, tuple[str, Callable[[Linux], Iterator[tuple[str, object]]]]] =
     "x86": ("x86: arch/x86/include, linux/{kvm,mc146818rtc,timex}.h", x86),
     "arm": ("Arm: arch/arm64/tools/sysreg, arch/arm64/include, arch/arm/include and linux/kvm.h", arm),
     "riscv": ("RISC-V: uapi/asm/ptrace.h and asm/csr.h of arch/riscv/include", riscv),
-    "powerpc": ("PowerPC: arch/powerpc/include/asm/reg.h", powerpc),
+    "powerpc": ("PowerPC: asm/reg.h, asm/reg_booke.h and kernel/cpu_specs_*.h of arch/powerpc", powerpc),
     "s390x": ("s390x: uapi/asm/ptrace.h, asm/ctlreg.h and asm/timex.h of arch/s390/include", s390x),
 }
 """By the name of the table: what it holds and from which headers, and what makes it."""
@@ -455,6 +477,8 @@ def _annotation(value: object) -> str:
     if isinstance(value, dict):
         key, element = next(iter(value.items()))
         return f"dict[{type(key).__name__}, {_annotation(element)}]"
+    if isinstance(value, tuple):
+        return f"tuple[{', '.join(map(_annotation, value))}]"
     return f"list[{_annotation(value[0])}]" if isinstance(value, list) else type(value).__name__
 
 

@@ -65,6 +65,11 @@ X86_64 = """
     c7872003000041000200  mov dword ptr [rdi + 0x320], 0x20041
     c787e003000003000000  mov dword ptr [rdi + 0x3e0], 3
     c7878003000000001000  mov dword ptr [rdi + 0x380], 0x100000
+    bf0000d0fe            mov edi, 0xfed00000
+    c787000100004c000000  mov dword ptr [rdi + 0x100], 0x4c
+    c7870801000080969800  mov dword ptr [rdi + 0x108], 0x989680
+    c7471001000000        mov dword ptr [rdi + 0x10], 1
+    8b7704                mov esi, [rdi + 4]
     dbe3                  fninit
     d9e8                  fld1
     d9eb                  fldpi
@@ -78,7 +83,6 @@ X86_64 = """
     bb2b000000            mov ebx, 0x2b
     bc00700000            mov esp, 0x7000
     bd25000000            mov ebp, 0x25
-    be26000000            mov esi, 0x26
     bf27000000            mov edi, 0x27
     41b828000000          mov r8d, 0x28
     41b929000000          mov r9d, 0x29
@@ -144,7 +148,8 @@ def arm_registers() -> bytes:
 def x86_64_registers() -> bytes:
     """A disk for a PC: 64-bit code that puts something else into each register, and stays there.
 
-    Before that it sets up pin 5 of the I/O APIC and the local APIC's timer, whose interrupts nobody takes.
+    Before that it sets up pin 5 of the I/O APIC and the local APIC's timer, whose interrupts nobody takes,
+    and starts the HPET with a timer of 100 ms; rsi has the HPET's period in femtoseconds.
     """
     image = bytearray(b"".join(_code(X86_64)).ljust(1 << 20, b"\0"))
     struct.pack_into("<3Q", image, 0x1D8, 0, 0x00209A0000000000, 0x00CF92000000FFFF)

@@ -155,9 +155,8 @@ def powerpc(said: str, cpu: dict[str, Field]) -> int:
     general = [int(value, 16) for _, row in rows for value in row.split()]
     assert len(general) == 32
     assert [cpu[f"env.gpr.r{index}"].value for index in range(32)] == general
-    special = re.findall(
-        r"\b(LR|CTR|XER|SRR[01]|PVR|VRSAVE|SPRG\d|HSRR[01]|CFAR|LPCR|DAR|DSISR) +(\w{16})", said
-    )
+    names = r"LR|CTR|XER|[HC]?SRR[01]|PVR|VRSAVE|SPRG\d|CFAR|LPCR|DAR|DSISR|MAS\d|DEAR|ESR|MMUCFG|TLB[01]CFG"
+    special = re.findall(rf"\b({names}) +(\w{{16}})", said)
     for name, value in special:
         field = cpu.get(f"env.spr.{name}")
         assert (field.value if field else 0) == int(value, 16), name
@@ -235,6 +234,7 @@ CASES = {
         )
         for version in ("7.2", "10.0", "11.1")
     },
+    "ppc64 7.2 e500mc": Case("7.2", "ppc64", "-M none -cpu e500mc -m 64", b"", "MAS0", powerpc, 34),
     **{
         f"s390x {version}": Case(
             version,
@@ -339,7 +339,7 @@ def test_registers_are_what_qemu_shows(name: str, tmp_path: Path) -> None:
         ("env.misa_ext", "env.mcause", 8, 13, "LOAD_PAGE_FAULT"),
         ("env.misa_ext", "env.mcause", 8, 1 << 63 | 40, "interrupt 40"),
         ("env.misa_ext", "env.satp", 8, 8 << 60 | 0x80200, "Sv39, table at 0x80200000"),
-        ("env.nip", "env.msr", 8, 0x8000000000003001, "LE ME FP SF"),
+        ("env.nip", "env.msr", 8, 0x8000000000003001, ""),  # of an unknown family
         ("env.psw.mask", "env.psw.mask", 8, 0x0700C00180000000, "EXT IO DAT, 64-bit, home space"),
         ("env.psw.mask", "env.psw.mask", 8, 0x0002000080000000, "WAIT, 31-bit"),
         ("env.psw.mask", "env.ckc", 8, 0xE3A09A06B77FFBA5, "2026-11-23 22:44:54 UTC"),
@@ -353,6 +353,31 @@ def test_a_register_in_words(architecture: str, name: str, size: int, value: int
     field = Field(name, "uint64", 100, size, value=value)
     fields = explain(section(Field(architecture, "x", 1, 8, value=0), field, idstr="cpu")).fields
     assert fields[1].meaning == meaning
+
+
+@pytest.mark.parametrize(
+    ("version", "names", "state"),
+    [
+        (0x00801200, {"LR", "PVR", "DSISR", "HID0"}, "LE IR ME FP SF"),  # POWER10
+        (0x000C0209, {"LR", "PVR", "DSISR", "HID0"}, "LE IR ME FP SF"),  # 7400
+        (0x80230020, {"LR", "PVR", "DEAR"}, "IS ME FP bits 0, 63"),  # e500mc
+        (0x50910951, {"LR", "PVR"}, ""),  # 405: none of these families
+    ],
+)
+def test_registers_of_powerpc_by_family(version: int, names: set[str], state: str) -> None:
+    """A number that is another register elsewhere has a name only where it is that one."""
+    numbers = {8: 1, 18: 2, 61: 3 if version >> 28 == 8 else 0, 1008: 4, 287: version}
+    values = tuple(numbers.get(index, 0) for index in range(1024))
+    fields = explain(
+        section(
+            Field("env.nip", "uint64", 1, 8, value=0),
+            Field("env.spr", "uint64", 9, 8192, array_len=1024, value=values),
+            Field("env.msr", "uint64", 8201, 8, value=0x8000000000003021),
+            idstr="cpu",
+        )
+    ).fields
+    assert {child.name for child in fields[1].children} == names
+    assert fields[2].meaning == state
 
 
 def numbers(**values: int) -> tuple[Field, ...]:
@@ -488,7 +513,7 @@ def any_field(draw: st.DrawFn, paths: list[str]) -> Field:
 TABLES = [
     ("env.eip", list(cpux86.REGISTERS)),
     ("env.misa_ext", list(cpuriscv.REGISTERS)),
-    ("env.nip", list(cpupowerpc.REGISTERS)),
+    ("env.nip", [*cpupowerpc.REGISTERS, "env.spr", "env.msr"]),
     ("env.psw.mask", list(cpus390x.REGISTERS)),
     ("env.xregs", [*cpuarm.REGISTERS, "cpreg_vmstate_indexes", "cpreg_vmstate_values"]),
 ]

@@ -13,6 +13,7 @@ from migsniff.core.events import DeviceSection, Field
 from migsniff.qemu import Qemu
 from migsniff.values.explain import Explainer, explain
 from migsniff.values.meaning import DEVICES
+from migsniff.values.pctimers import HPET_TICK
 from migsniff.values.words import bit_ranges, bits_text, date, duration, frequency, ranges
 from tests import guests
 from tests.test_samples import NAMES
@@ -34,6 +35,7 @@ def test_interrupt_controllers_are_what_qemu_shows(version: str, machine: str, t
         local, pins = monitor(qemu, "info lapic"), monitor(qemu, "info pic")
         sections = saved(qemu, version, tmp_path / "state")
     compare_local(local, sections)
+    check_hpet(sections)
     compare_pins(pins, sections)
 
 
@@ -68,6 +70,26 @@ def compare_local(said: str, sections: Sections) -> None:
     assert clock is not None
     assert abs(expiry - clock - current * divisor) <= divisor  # it counts nanoseconds
     assert apic["timer_expiry"].meaning == f"at {duration(expiry)}, in {duration(expiry - clock)}"
+
+
+def check_hpet(sections: Sections) -> None:
+    """Its period is that which the guest read; it counts since the guest started it, on the virtual clock."""
+    period = explained_device(sections, "cpu")["env.regs.rsi"].value
+    assert period == HPET_TICK * 1_000_000
+    hpet = explained_device(sections, "hpet")
+    assert hpet["config"].meaning == "ENABLE"
+    assert hpet["timer[0].config"].meaning == "ENABLE PERIODIC"
+    assert hpet["timer[0].period"].meaning == "100 ms"
+    counter, clock = hpet["hpet_counter"].value, clock_of(sections)
+    assert isinstance(counter, int)
+    assert clock is not None
+    assert 0 < counter * HPET_TICK < clock
+    assert hpet["hpet_counter"].meaning == duration(counter * HPET_TICK)
+    following, expiry = hpet["timer[0].cmp"].value, hpet["timer[0].qemu_timer"].value
+    assert isinstance(following, int)
+    assert isinstance(expiry, int)
+    # the timer is armed for the time at which the counter will be there
+    assert abs((following - counter) * HPET_TICK - (expiry - clock)) < 1000
 
 
 def compare_pins(said: str, sections: Sections) -> None:
