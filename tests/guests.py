@@ -123,14 +123,19 @@ SYSTEM_REGISTERS = {
 
 
 def aarch64_registers() -> bytes:
-    """For board virt: something else in each register, some system registers too; then it stays there."""
+    """For board virt: something else in each register, some system registers too; then it stays there.
+
+    The virtual timer is armed for a time, in its ticks, that is in x7.
+    """
     return _words(
         *(0xD2800000 | (0x100 + number) << 5 | number for number in range(1, 31)),  # movz xN, #0x100 + N
         0x9100003F,  # mov sp, x1
+        0xD2C02007,  # movz x7, #0x100, lsl #32
         *(
             0xD5100000 | (encoding & 0x7FFF) << 5 | number
             for encoding, (_, number) in SYSTEM_REGISTERS.items()
         ),
+        0xD51BE321,  # msr cntv_ctl_el0, x1: the timer is on
         0xEB00001F,  # cmp x0, x0
         0x14000000,  # b .
     )

@@ -103,6 +103,12 @@ def aarch64(said: str, cpu: dict[str, Field]) -> int:
     arm_state(said, "PSTATE", cpu)
     for register, number in guests.SYSTEM_REGISTERS.values():
         assert cpu[f"cpreg_vmstate_values.{register}"].value == found[number]
+    hertz = cpu["cpreg_vmstate_values.CNTFRQ_EL0"]
+    expiry = cpu.get("gt_timer[GTIMER_VIRT]") or cpu["gt_timer[1]"]
+    assert isinstance(hertz.value, int)
+    assert hertz.meaning in ("62.5 MHz", "1 GHz")
+    assert expiry.value == found[7] * 10**9 // hertz.value  # a timer is in nanoseconds, whatever it counts
+    assert expiry.meaning.startswith("the virtual clock + ")
     return len(found)
 
 

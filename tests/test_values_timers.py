@@ -2,6 +2,7 @@
 
 import re
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -153,6 +154,36 @@ def test_clocks_are_what_they_were_set_to(version: str, machine: str, tmp_path: 
     following = pit["channels[0].next_transition_time"].value
     assert isinstance(following, int)
     assert -(10**7) < following - clock < 54_925_402  # (a timer may be late)
+
+
+@pytest.mark.parametrize(
+    ("version", "arch", "machine", "device", "field"),
+    [
+        ("7.2", "aarch64", "virt", "pl031", "tick_offset_vmstate"),
+        ("11.1", "aarch64", "virt", "pl031", "tick_offset_vmstate"),
+        ("10.0", "riscv64", "virt", "goldfish_rtc", "tick_offset"),
+        ("7.2", "ppc64", "pseries", "rtc", "ns_offset"),
+    ],
+)
+def test_the_clocks_of_other_boards(
+    version: str, arch: str, machine: str, device: str, field: str, tmp_path: Path
+) -> None:
+    """All begin where -rtc says, when the virtual clock is 0."""
+    arguments = f"-M {machine} -m 256 -rtc base=2001-02-03T04:05:06,clock=vm"
+    with guest(version, arguments, lambda qemu: True, arch) as qemu:
+        sections = saved(qemu, version, tmp_path / "state")
+    assert explained_device(sections, device)[field].meaning == "2001-02-03 04:05:06 UTC"
+
+
+@pytest.mark.parametrize("version", ["7.2", "10.0"])
+def test_the_clock_of_s390x(version: str, tmp_path: Path) -> None:
+    """It is the host's."""
+    arguments = "-M s390-ccw-virtio -m 64 -kernel {folder}/disk"
+    with guest(version, arguments, lambda qemu: True, "s390x", guests.s390x_registers()) as qemu:
+        before = datetime.now(UTC).replace(microsecond=0) - timedelta(seconds=10)
+        sections = saved(qemu, version, tmp_path / "state")
+    said = explained_device(sections, "todclock")["data"].meaning
+    assert before < datetime.strptime(said, "%Y-%m-%d %H:%M:%S UTC").replace(tzinfo=UTC) <= datetime.now(UTC)
 
 
 # ---------------------------------------------------------------- words

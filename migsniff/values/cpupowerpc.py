@@ -10,12 +10,8 @@ from migsniff.values.fields import FieldMeaning, Table, elements, says, told
 from migsniff.values.tables import powerpc
 from migsniff.values.words import bits_text
 
-CONDITIONS: Final[Mapping[int, str]] = {
-    3: "LT",
-    2: "GT",
-    1: "EQ",
-    0: "SO",
-}  # of four bits; the Power ISA, book I
+# of the four bits of a condition register field; the Power ISA, book I
+CONDITIONS: Final[Mapping[int, str]] = {3: "LT", 2: "GT", 1: "EQ", 0: "SO"}
 VERSION: Final = next(number for number, name in powerpc.COMMON_SPRS.items() if name == "PVR")
 VECTORS: Final[Mapping[str, str]] = {"fpr": "f", "vsr": "vs"}
 """By the type of the field: the upper and the lower halves of the first 32 vector-scalar registers."""
