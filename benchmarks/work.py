@@ -8,13 +8,15 @@ import time
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from tests.qemu import ENDED, SYSTEM, Migration
 from tests.relays import Recorder
 
 N = TypeVar("N", bound=Hashable)
 T = TypeVar("T")
+
+BIG: Final = {"workload": 4000, "mem": 6144}  # MiB that are dirtied, and of guest memory
 
 
 @dataclass
@@ -33,11 +35,14 @@ class Work:
         self.scratch = self.folder / f"run-{os.getpid()}"
 
     def big(self) -> Path:
-        """A real precopy stream of 0.7 GB and more: a guest that keeps dirtying 1500 MiB."""
-        return self.stream or self._made("big", workload=1500, mem=2048, params={"downtime-limit": 5000})
+        """A real precopy stream of some 2.5 GB: a guest that keeps dirtying 4000 MiB.
+
+        In a smaller one what a migration costs once, its descriptions most of all, counts as if each GB did.
+        """
+        return self.stream or self._made("big", **BIG, params={"downtime-limit": 5000})
 
     def small(self) -> Path:
-        """The same of a guest five times smaller, for what a page costs without what starting up costs."""
+        """The same of a guest twelve times smaller, for what a page costs without what starting up costs."""
         return self._made("small", workload=300, mem=512, params={"downtime-limit": 5000})
 
     def xbzrle(self) -> Path:
@@ -51,7 +56,7 @@ class Work:
         if not folder.exists():
             print(f"recording {folder} ...", file=sys.stderr)
             params = {"downtime-limit": 5000, "multifd-channels": 8, "multifd-compression": compression}
-            guest = {"workload": 1500, "mem": 2048, "caps": ["multifd"], "params": params}
+            guest = {**BIG, "caps": ["multifd"], "params": params}
             unfinished = folder.with_suffix(".new")
             self._record(unfinished, 0, guest)
             unfinished.rename(folder)

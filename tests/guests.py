@@ -96,6 +96,20 @@ X86_64 = """
     f9                    stc
     ebfe                  jmp .
 """
+PPC64 = """
+    39000000  li     r8, 0
+    38600008  li     r3, 8          the hypercall H_ENTER
+    38800000  li     r4, 0
+    7d054378  mr     r5, r8
+    38c00001  li     r6, 1          valid
+    38e00190  li     r7, 0x190      the first page of memory
+    44000022  sc     1
+    39080008  addi   r8, r8, 8
+    2c280800  cmpdi  r8, 0x800
+    4180ffe0  blt    .-32
+    48000000  b      .
+"""
+PPC64_ENTRY = 0x100
 
 
 def _code(listing: str) -> list[bytes]:
@@ -177,7 +191,7 @@ def riscv64_registers() -> bytes:
 
 def ppc64_registers() -> bytes:
     """The same for PowerPC, as firmware; LR, CTR, XER, SRR0, SRR1, SPRG0, SPRG2 have what is in r8 to r14."""
-    return bytes(0x100) + b"".join(
+    return bytes(PPC64_ENTRY) + b"".join(
         word.to_bytes(4, "big")
         for word in (
             *(0x38000100 | number << 21 | number for number in range(32)),  # li rN, 0x100 + N
@@ -198,6 +212,11 @@ def s390x_registers() -> bytes:
     code += bytes.fromhex("b24e0011 b24e0022")  # sar
     code += bytes.fromhex("a50e2000 0400 a7f40000")  # llilh %r0, 0x2000; spm %r0: condition code 2; j .
     return head.ljust(S390X_ENTRY, b"\0") + code + bytes(4096)
+
+
+def ppc64_hash_table() -> bytes:
+    """Firmware for pseries: it makes an entry in each of the first 256 groups of the hash page table."""
+    return bytes(PPC64_ENTRY) + b"".join(_code(PPC64))
 
 
 def s390x_loop() -> bytes:

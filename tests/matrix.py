@@ -121,6 +121,8 @@ class Mode:
     verdict: str = "completed"
     file: bool = False
     """It goes to a file, of which no proxy hears: the file is read."""
+    needs: Callable[[Machine], str | None] = lambda machine: None
+    """What this computer lacks for it."""
 
 
 def let_converge(migration: Migration, where: str) -> None:
@@ -173,6 +175,23 @@ def shared_memory(machine: Machine, version: str) -> str:
     return f"{backend} -machine memory-backend=ram0"
 
 
+def huge_memory(machine: Machine, version: str) -> str:
+    backend = f"-object memory-backend-memfd,id=ram0,size={machine.mem}M,hugetlb=on,hugetlbsize=2M"
+    return f"{backend} -machine memory-backend=ram0"
+
+
+def huge_pages(machine: Machine) -> str | None:
+    """Have the kernel set aside what both sides take, with as much for a migration beside this one."""
+    wanted = 4 * (machine.mem // 2 + 1)
+    reserved = Path("/proc/sys/vm/nr_hugepages")
+    try:
+        if int(reserved.read_text()) < wanted:
+            reserved.write_text(str(wanted))
+        return None if int(reserved.read_text()) >= wanted else "the kernel has no huge pages to give"
+    except OSError as error:
+        return f"huge pages: {error.strerror}"
+
+
 PATIENT = {"downtime-limit": 5000}  # what takes long to compress: the guest changes it meanwhile
 SLOW = {"max-bandwidth": 300_000}
 POSTCOPY = {"max-bandwidth": 3_000_000}
@@ -198,6 +217,9 @@ MODES: dict[str, Mode] = {
         meanwhile=to_postcopy,
         since=(7, 1),
         reason="capability postcopy-preempt is there since 7.1",
+    ),
+    "huge pages": Mode(
+        ("postcopy-ram",), POSTCOPY, args=huge_memory, meanwhile=to_postcopy, needs=huge_pages
     ),
     "recovery": Mode(("postcopy-ram",), POSTCOPY, meanwhile=recover),
     "dirty bitmaps": Mode(("dirty-bitmaps",), args=disk, files={"data": DISK}, before=add_bitmaps),
@@ -298,7 +320,7 @@ KNOWN: tuple[Known, ...] = (
     Known(
         "postcopy: the PART that flushes before the switchover is not counted",
         ("precopy-bytes",),
-        ("postcopy", "preempt", "recovery"),
+        ("postcopy", "preempt", "recovery", "huge pages"),
         lambda own, said, machine: own["precopy-bytes"] - said["precopy-bytes"] == 8,
     ),
     Known(
@@ -374,9 +396,10 @@ def run(cell: Cell) -> Outcome:
     outcome = Outcome(cell)
     machine = MACHINES[cell.machine]
     outcome.missing = missing(cell.version, machine.arch)
+    if outcome.missing and cell.version in REQUIRED.split():
+        outcome.failures.append(f"{outcome.missing}, but MIGSNIFF_REQUIRE_QEMU={REQUIRED} demands it")
+    outcome.missing = outcome.missing or MODES[cell.mode].needs(machine)
     if cell.absent or outcome.missing:
-        if outcome.missing and cell.version in REQUIRED.split():
-            outcome.failures.append(f"{outcome.missing}, but MIGSNIFF_REQUIRE_QEMU={REQUIRED} demands it")
         return outcome
     began = time.monotonic()
     try:

@@ -9,6 +9,7 @@ from migsniff.core.livesections import LIVE_SECTIONS, live_section
 from migsniff.core.session import Session
 from migsniff.core.wire import ItemType
 from tests.catalogue import SMALL_BLOCKS, SMALL_HEAD
+from tests.filtering import sample
 from tests.playing import Cut, arrivals, bytewise, decode, of, pieces_of, play, precopy, strip, verdict, whole
 from tests.streams import EOF, ping, ram_end, ram_start, section, str8
 
@@ -70,6 +71,28 @@ PAYLOADS: dict[str, tuple[str, ItemType, bytes]] = {
 }
 
 
+SUMMARIES: dict[str, str] = {
+    "htab: its size": "a table of 2^15 bytes",
+    "htab: none": "no table",
+    "htab: none, in a part": "no table",
+    "htab: no entries": "0 entries, 0 cleared",
+    "htab: entries": "2 entries, 12 cleared",
+    "storage attributes: the end": "of 0 pages",
+    "storage attributes: done": "of 0 pages",
+    "storage attributes: some": "of 30 pages",
+    "block: progress": "100 % done",
+    "block: chunks": r"1 MiB of disk0, 1 MiB of \xff, 50 % done",
+    "dirty bitmap: nothing": "",
+    "dirty bitmap: one begins": "bitmap of node begins",
+    "dirty bitmap: bits": "b of n: 3 chunks",
+    "dirty bitmap: the last chunk ends it": "the same bitmap of the same node: 1 chunks",
+    "vfio: setup": "0 bytes of device state",
+    "vfio: data": "30 bytes of device state",
+    "vfio: initial data sent": "30 bytes of device state",
+    "vfio: ready": "0 bytes of device state",
+}
+
+
 def stream_of(idstr: str, kind: ItemType, payload: bytes, *, footer: bool = True) -> tuple[list[bytes], int]:
     """Items with this section among them, and its index."""
     item = section(kind, 50, payload, idstr.encode(), footer=footer)
@@ -95,6 +118,7 @@ def test_payloads(name: str, cut: Cut, footer: bool) -> None:
     assert (found.offset, found.size) == (sum(map(len, items[:index])), len(items[index]))
     assert (found.section_type, found.idstr, found.section_id) == (KINDS[kind], idstr, 50)
     assert (found.provisional, found.footer) == (False, footer)
+    assert found.summary == SUMMARIES[name]
     assert not of(events, Undecodable)
     assert verdict(events).ok
 
@@ -107,6 +131,20 @@ def test_contents_are_left_out_of_a_capture(name: str) -> None:
     assert b"s3cr3t" not in stored
     assert len(stored) < 1000
     assert decode(Session(), kept) == events
+
+
+@pytest.mark.parametrize("name", ["ppc64-72-hash-table", "ppc64-100-hash-table"])
+def test_the_entries_of_a_real_hash_page_table(name: str) -> None:
+    """As many as the guest made (guests.ppc64_hash_table), whichever section they were sent in."""
+    sections = [
+        section
+        for section in of([event for _, event in sample(name)], LiveSection)
+        if section.idstr == "spapr/htab"
+    ]
+    assert [section.section_type for section in sections][0::2] == ["START", "END"]
+    assert not any(section.provisional for section in sections)
+    entries = [int(section.summary.split()[0]) for section in sections[1:]]
+    assert sum(entries) == 256
 
 
 WRONG: dict[str, tuple[str, bytes, str]] = {

@@ -25,8 +25,8 @@ from typing import Any
 
 import zstandard
 
-from tests.guests import s390x_loop
-from tests.matrix import DISK, MACHINES, UUID, add_bitmaps, disk, recover, shared_memory
+from tests.guests import ppc64_hash_table, s390x_loop
+from tests.matrix import DISK, MACHINES, UUID, add_bitmaps, disk, huge_memory, recover, shared_memory
 from tests.qemu import ENDED, Migration, missing, poll
 from tests.relays import Proxy, Recorder
 
@@ -41,6 +41,10 @@ def _later(seconds: float, command: str) -> Callable[[Migration], None]:
         migration.source.execute(command)
 
     return meanwhile
+
+
+def _boots(migration: Migration) -> None:
+    time.sleep(0.5)
 
 
 def _interrupted(migration: Migration) -> None:
@@ -87,6 +91,12 @@ WORKLOAD = {"mem": 32, "workload": 16}
 SLOW = {"max-bandwidth": 10_000_000}
 STORED = {**PC, "args": disk(MACHINES["pc"], ""), "files": {"data": DISK}}
 SHARED = {**WORKLOAD, "args": shared_memory(MACHINES["pc"], ""), "caps": ["x-ignore-shared"]}
+HASH_TABLE = {
+    "mem": 256,
+    "machine": "pseries",
+    "args": "-cpu power8 -bios {folder}/firmware",
+    "files": {"firmware": ppc64_hash_table()},
+}
 SNAPSHOT = {**WORKLOAD, "caps": ["background-snapshot"]}
 VIRTIO_MEM = {
     **PC,
@@ -142,6 +152,18 @@ RECIPES: dict[str, Recipe] = {
         {**WORKLOAD, "caps": ["postcopy-ram"], "params": SLOW},
         meanwhile=_later(0.3, "migrate-start-postcopy"),
     ),
+    # the list of RAM blocks tells page sizes, and postcopy moves 2 MiB at a time
+    "x86-72-huge-pages": Recipe(
+        "7.2",
+        {
+            **WORKLOAD,
+            "args": huge_memory(MACHINES["pc"], "7.2"),
+            "mem": MACHINES["pc"].mem,
+            "caps": ["postcopy-ram"],
+            "params": SLOW,
+        },
+        meanwhile=_later(0.3, "migrate-start-postcopy"),
+    ),
     # pages that the guest asks for come on a channel of their own
     "x86-100-preempt": Recipe(
         "10.0",
@@ -166,6 +188,9 @@ RECIPES: dict[str, Recipe] = {
     "x86-52-block": Recipe("5.2", {**STORED, "caps": ["block"]}),
     "x86-72-block": Recipe("7.2", {**STORED, "caps": ["block"]}),
     "ppc64-72-pseries": Recipe("7.2", {"mem": 256, "machine": "pseries"}, arch="ppc64"),
+    # a hash page table with entries
+    "ppc64-72-hash-table": Recipe("7.2", HASH_TABLE, arch="ppc64", before=_boots),
+    "ppc64-100-hash-table": Recipe("10.0", HASH_TABLE, arch="ppc64", before=_boots),
     # skeys (all of them in 5.2), storage attributes, todclock, slirp
     "s390x-52-ccw": Recipe("5.2", S390X, arch="s390x"),
     "s390x-100-ccw": Recipe("10.0", S390X, arch="s390x"),

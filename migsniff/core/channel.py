@@ -1,7 +1,7 @@
 """One direction of a connection: its parser is driven, and replaced when the bytes stop making sense."""
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 import numpy as np
 
@@ -174,9 +174,9 @@ class DirectionDecoder:
         self.queue.omitted = []
         if len(pieces) == 1 and isinstance(pieces[0], np.ndarray):
             return pieces[0]
-        if any(isinstance(piece, np.ndarray) for piece in pieces):
+        if np.ndarray in map(type, pieces):
             return np.concatenate([np.asarray(piece, np.uint64).reshape(-1, 2) for piece in pieces])
-        return [(int(piece[0]), int(piece[1])) for piece in pieces]
+        return cast("list[tuple[int, int]]", pieces)
 
 
 class PreemptReader:

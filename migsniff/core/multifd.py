@@ -4,6 +4,7 @@ Format: migration/multifd.c, QEMU 5.2 to 11.1.
 """
 
 from collections.abc import Generator
+from struct import Struct
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -34,7 +35,6 @@ from migsniff.core.wire import (
     MULTIFD_PACKET,
     MULTIFD_PACKET_BYTES,
     MULTIFD_VERSION,
-    U32,
     MultifdFlag,
     RamFlag,
 )
@@ -42,7 +42,10 @@ from migsniff.core.wire import (
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-HEAD = 12  # bytes that tell what kind of packet it is
+HEAD = Struct(">III")  # magic, version and flags, which tell what kind of packet it is
+# Plain numbers: an operation on an enumeration's members costs as much as reading a packet's header.
+SYNC, DEVICE_STATE = int(MultifdFlag.SYNC), int(MultifdFlag.DEVICE_STATE)
+METHOD_MASK = int(MultifdFlag.METHOD_MASK)
 
 
 class MultifdReader:
@@ -67,16 +70,16 @@ class MultifdReader:
         while True:
             self.where = "between packets"
             queue.mark = queue.at
-            yield from queue.wait(HEAD)
+            yield from queue.wait(HEAD.size)
             self.where = "a packet"
-            self.head = bytes(queue.data[queue.pos : queue.pos + HEAD])
-            magic, version, flags = (U32.unpack_from(queue.data, queue.pos + at)[0] for at in (0, 4, 8))
+            self.head = bytes(queue.data[queue.pos : queue.pos + HEAD.size])
+            magic, version, flags = HEAD.unpack(self.head)
             self._check(magic, version)
-            if flags & MultifdFlag.DEVICE_STATE:
+            if flags & DEVICE_STATE:
                 yield from self._device_state_packet(flags)
             else:
                 yield from self._packet()
-            if flags & MultifdFlag.SYNC:
+            if flags & SYNC:
                 yield from self._sync()
 
     def rest(self) -> MultifdSync | None:
@@ -137,7 +140,7 @@ class MultifdReader:
             queue.data, queue.pos
         )
         self.where = f"packet {packet_num}"
-        number = flags & MultifdFlag.METHOD_MASK
+        number = flags & METHOD_MASK
         method = METHODS.get(number)
         if method is None:
             raise StreamProblem("multifd-method", found=number)
@@ -203,9 +206,11 @@ class MultifdReader:
         block = memory.blocks.get(name)
         if block is None:
             raise StreamProblem("multifd-block", name=readable(name))
-        wrong = (addresses & np.uint64(memory.page_size - 1)) != 0
-        wrong |= addresses >= block.page_count * memory.page_size
-        if wrong.any():
+        inside = np.uint64(memory.page_size - 1)
+        limit = block.page_count * memory.page_size
+        # all at once first, which is cheaper than to look for the one that is wrong
+        if (addresses & inside).any() or np.max(addresses) >= limit:
+            wrong = ((addresses & inside) != 0) | (addresses >= limit)
             raise StreamProblem(
                 "multifd-offset",
                 address=int(addresses[np.argmax(wrong)]),

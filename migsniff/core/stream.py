@@ -243,10 +243,10 @@ class MainReader:
             yield from self._ram(kind, facts, start)
             return
         reader = live_section(facts.idstr)
-        provisional = reader is None
+        provisional, summary = reader is None, ""
         if reader is not None:
             try:
-                yield from reader(self.queue, kind)
+                summary = yield from reader(self.queue, kind)
                 yield from self._footer(facts)
             except StreamProblem as problem:
                 yield self.undecodable(problem)
@@ -265,6 +265,7 @@ class MainReader:
             version_id=facts.version_id,
             footer=bool(self.context.footers),
             provisional=provisional,
+            summary=summary,
         )
 
     def _ram(self, kind: ItemType, facts: SectionFacts, start: int) -> Steps:

@@ -30,6 +30,9 @@ HELD_READS: Final = 16
 # Less room than this in the buffer is not worth another read; and after a read that brought less there is
 # hardly more to come.
 ROOM: Final = 64 << 10
+# Buffers that are kept for the next direction whose receiver is slow: a new one costs the kernel a page fault
+# for every 4 KiB. As many as a migration with 16 multifd channels has use for.
+SPARE_BUFFERS: Final = 16
 # Seconds that a receiver may take for the rest of a buffer until that counts as a pause.
 PATIENCE: Final = 0.01
 
@@ -37,9 +40,8 @@ PATIENCE: Final = 0.01
 class Buffers:
     """Receive buffers. A direction holds one only while it reads, or while the receiver is slow."""
 
-    def __init__(self, size: int, spare: int = 2) -> None:
+    def __init__(self, size: int) -> None:
         self._size = size
-        self._spare = spare
         self._free: list[memoryview] = []
 
     def take(self) -> memoryview:
@@ -48,7 +50,7 @@ class Buffers:
 
     def give(self, buffer: memoryview) -> None:
         """Back, when nothing refers to its contents any more."""
-        if len(self._free) < self._spare:
+        if len(self._free) < SPARE_BUFFERS:
             self._free.append(buffer)
 
     def clear(self) -> None:

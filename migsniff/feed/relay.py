@@ -29,7 +29,9 @@ from migsniff.feed.sockets import Keepalive
 
 __all__ = ["Keepalive", "LegName", "Relay", "Tap"]
 
-BUFFER_SIZE: Final = 1 << 20
+# What a core's second-level cache holds beside what else is done: with 8 multifd channels a buffer of 1 MiB
+# took a quarter more CPU time for a byte; smaller ones cost more calls than they save.
+BUFFER_SIZE: Final = 3 << 18
 DIAL_TIMEOUT: Final = 10.0  # seconds
 SAMPLE_INTERVAL: Final = 1.0  # seconds between two TCP_INFO
 ACCEPTS: Final = 64  # connections accepted in one turn of the loop
