@@ -6,146 +6,24 @@ LINUX is the folder of the source, Debian's package linux-source-6.12 unpacked, 
 not among those for user space, which tests/uapi.py reads. Only facts are taken: names and numbers.
 """
 
-import ast
-import operator
 import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from tests.linuxsource import (
+    Linux,
+    Names,
+    bit_fields,
+    enumeration,
+    last_numbers,
+    members,
+    number_of,
+    numbers,
+    single_bits,
+    swapped,
+)
 from tests.uapi import TABLES, formatted
-
-_COMMENT = re.compile(r"/\*.*?\*/|//[^\n]*", re.DOTALL)
-_DEFINE = re.compile(r"^[ \t]*#[ \t]*define[ \t]+(\w+)[ \t]+(\S.*?)[ \t]*$", re.MULTILINE)
-_SUFFIX = re.compile(r"\b(0[xX][0-9a-fA-F]+|\d+)[uUlL]+\b")
-_OCTAL = re.compile(r"(?<![\w.])0+(?=\d)")
-_OPERATORS: dict[type[ast.operator], Callable[[int, int], int]] = {
-    ast.LShift: operator.lshift,
-    ast.RShift: operator.rshift,
-    ast.BitOr: operator.or_,
-    ast.BitAnd: operator.and_,
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-}
-_FUNCTIONS: dict[str, Callable[..., int]] = {
-    "_AC": lambda value, suffix: value,
-    "UL": lambda value: value,
-    **dict.fromkeys(("BIT", "BIT_ULL", "BIT_MASK", "_BITUL", "_BITULL", "__MASK"), lambda bit: 1 << bit),
-    "_ULL": lambda value: value,
-    "GENMASK": lambda high, low: (1 << high + 1) - (1 << low),
-}
-Names = dict[int, str]
-
-
-class Linux:
-    """The source of a kernel."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        made = (folder / "Makefile").read_text()
-        self.version = ".".join(
-            re.findall(r"^(?:VERSION|PATCHLEVEL|SUBLEVEL) = (\d+)", made, re.MULTILINE)[:3]
-        )
-
-    def text(self, name: str) -> str:
-        """A file without comments, long lines in one."""
-        return _COMMENT.sub("", (self.folder / name).read_text()).replace("\\\n", " ")
-
-    def numbers(self, name: str) -> dict[str, int]:
-        """What a header defines to be a number; of several definitions the first."""
-        return numbers(self.text(name))
-
-    def behind(self, name: str, prefix: str, suffix: str = "") -> dict[str, int]:
-        """Numbers by the part of their name between prefix and suffix."""
-        found = {}
-        for key, value in self.numbers(name).items():
-            if match := re.fullmatch(f"{prefix}(\\w+?){suffix}", key):
-                found[match[1]] = value
-        return found
-
-
-def numbers(text: str) -> dict[str, int]:
-    """Names with the number that they are defined to be."""
-    defined: dict[str, str] = {}
-    for name, value in _DEFINE.findall(_COMMENT.sub("", text)):
-        defined.setdefault(name, value)
-    found: dict[str, int] = {}
-    for name in defined:
-        try:
-            found[name] = _value(defined[name], defined, 0)
-        except (SyntaxError, ValueError, KeyError, TypeError):
-            continue
-    return found
-
-
-def last_numbers(text: str) -> dict[str, int]:
-    """The same; of several definitions the last, which is that of 64 bits where 32 come first."""
-    return numbers("\n".join(reversed(text.split("\n"))))
-
-
-def _value(text: str, defined: dict[str, str], depth: int) -> int:
-    if depth > 8:
-        raise ValueError
-    node = ast.parse(_OCTAL.sub("0o", _SUFFIX.sub(r"\1", text.strip())), mode="eval").body
-
-    def of(node: ast.expr) -> int:
-        match node:
-            case ast.Constant(value=int(value)):
-                return value
-            case ast.Name(id=name):
-                return 0 if name in ("UL", "ULL") else _value(defined[name], defined, depth + 1)
-            case ast.BinOp(left=left, op=operation, right=right):
-                return _OPERATORS[type(operation)](of(left), of(right))
-            case ast.Call(func=ast.Name(id=name), args=arguments):
-                return _FUNCTIONS[name](*map(of, arguments))
-        raise ValueError
-
-    return of(node)
-
-
-def enumeration(text: str, prefix: str) -> dict[str, int]:
-    """The names of the enum that has names with a prefix, which are left out; counted from 0."""
-    for body in re.findall(r"enum\s*\w*\s*\{(.*?)\}", text, re.DOTALL):
-        names = [name.strip() for name in body.split(",") if name.strip()]
-        if names and all(name.startswith(prefix) and "=" not in name for name in names):
-            return {name.removeprefix(prefix): number for number, name in enumerate(names)}
-    raise ValueError(prefix)
-
-
-def members(text: str, struct: str) -> list[str]:
-    """The names in a struct of plain members."""
-    found = re.search(rf"struct {struct} \{{(.*?)\}};", text, re.DOTALL)
-    assert found, struct
-    return re.findall(r"(\w+);", found[1])
-
-
-def bit_fields(body: str) -> list[tuple[str, int]]:
-    """(name, mask) of the bit fields in the body of a struct."""
-    found = []
-    at = 0
-    for name, width in re.findall(r"(\w+)\s*:\s*(\d+)", body):
-        found.append((name, ((1 << int(width)) - 1) << at))
-        at += int(width)
-    return found
-
-
-def single_bits(found: dict[str, int]) -> Names:
-    """Bit -> name, of masks of one bit; of several names the first."""
-    names: Names = {}
-    for name, mask in found.items():
-        if mask and mask & (mask - 1) == 0:
-            names.setdefault(mask.bit_length() - 1, name)
-    return dict(sorted(names.items()))
-
-
-def swapped(found: dict[str, int]) -> Names:
-    """Number -> name; of several names the first."""
-    names: Names = {}
-    for name, value in found.items():
-        names.setdefault(value, name)
-    return dict(sorted(names.items()))
-
 
 # ---------------------------------------------------------------- tables
 
@@ -319,7 +197,7 @@ def _registers(text: str) -> Iterator[tuple[int, str]]:
                 arguments.split(",") if index is None else re.sub(r"\bn\b", str(index), arguments).split(",")
             )
             yield (
-                _packed(*(_value(part, {}, 0) for part in parts)),
+                _packed(*(number_of(part, {}, 0) for part in parts)),
                 name if index is None else f"{name}{index}_{level}",
             )
 
@@ -396,19 +274,41 @@ _OTHER_FAMILIES = re.compile(
 
 
 def powerpc(linux: Linux) -> Iterator[tuple[str, object]]:
-    """PowerPC of 64 bits for servers: special purpose registers by number, bits of the machine state."""
+    """PowerPC: special purpose registers and bits of the machine state of two families; who is in which."""
     file = "arch/powerpc/include/asm/reg.h"
     lines = (linux.folder / file).read_text().split("\n")
     found = numbers("\n".join(line for line in lines if not _OTHER_FAMILIES.search(line)))
-    numbered = {
-        name.removeprefix("SPRN_"): value for name, value in found.items() if name.startswith("SPRN_")
-    }
-    yield "SPRS", swapped({name: value for name, value in numbered.items() if "_" not in name})
-    yield (
-        "MSR",
-        swapped({name: value for name, value in linux.behind(file, "MSR_", "_LG").items() if name != "TS"}),
-    )
+    servers = _special(found)
+    yield "SERVER_SPRS", servers
+    common = ("XER", "LR", "CTR", "DEC", "SRR0", "SRR1", "PVR", *(f"SPRG{index}" for index in range(8)))
+    yield "COMMON_SPRS", {number: name for number, name in servers.items() if name in common}
+    embedded = "arch/powerpc/include/asm/reg_booke.h"
+    yield "EMBEDDED_SPRS", _special(linux.numbers(embedded))
+    state = {name: value for name, value in linux.behind(file, "MSR_", "_LG").items() if name != "TS"}
+    yield "SERVER_MSR", swapped(state)
+    own_names = re.findall(r"#define MSR_(\w+)_LG", linux.text(embedded))
+    both = numbers(linux.text(file) + linux.text(embedded))
+    own = {name: both[f"MSR_{name}_LG"] for name in own_names}
+    yield "EMBEDDED_MSR", swapped({name: state[name] for name in ("EE", "PR", "FP", "ME", "DE", "CE")} | own)
     yield "FPSCR", single_bits(linux.behind(file, "FPSCR_"))
+    yield "SERVERS", _versions(linux, "book3s_32", "book3s_64")
+    yield "EMBEDDED", _versions(linux, "44x", "85xx", "e500mc")
+
+
+def _special(found: dict[str, int]) -> Names:
+    names = {name.removeprefix("SPRN_"): value for name, value in found.items() if name.startswith("SPRN_")}
+    return swapped({name: value for name, value in names.items() if "_" not in name})
+
+
+def _versions(linux: Linux, *families: str) -> list[tuple[int, int]]:
+    """(mask, value) of the processor version registers of CPUs, but for those that stand for any."""
+    found = []
+    for family in families:
+        text = linux.text(f"arch/powerpc/kernel/cpu_specs_{family}.h")
+        for mask, value in re.findall(r"\.pvr_mask\s*=\s*(0x\w+),\s*\.pvr_value\s*=\s*(0x\w+)", text):
+            if int(mask, 16):
+                found.append((int(mask, 16), int(value, 16)))
+    return sorted(set(found))
 
 
 def s390x(linux: Linux) -> Iterator[tuple[str, object]]:
@@ -435,7 +335,7 @@ MAKERS: dict[str, tuple[str, Callable[[Linux], Iterator[tuple[str, object]]]]] =
     "x86": ("x86: arch/x86/include, linux/{kvm,mc146818rtc,timex}.h", x86),
     "arm": ("Arm: arch/arm64/tools/sysreg, arch/arm64/include, arch/arm/include and linux/kvm.h", arm),
     "riscv": ("RISC-V: uapi/asm/ptrace.h and asm/csr.h of arch/riscv/include", riscv),
-    "powerpc": ("PowerPC: arch/powerpc/include/asm/reg.h", powerpc),
+    "powerpc": ("PowerPC: asm/reg.h, asm/reg_booke.h and kernel/cpu_specs_*.h of arch/powerpc", powerpc),
     "s390x": ("s390x: uapi/asm/ptrace.h, asm/ctlreg.h and asm/timex.h of arch/s390/include", s390x),
 }
 """By the name of the table: what it holds and from which headers, and what makes it."""
@@ -455,6 +355,8 @@ def _annotation(value: object) -> str:
     if isinstance(value, dict):
         key, element = next(iter(value.items()))
         return f"dict[{type(key).__name__}, {_annotation(element)}]"
+    if isinstance(value, tuple):
+        return f"tuple[{', '.join(map(_annotation, value))}]"
     return f"list[{_annotation(value[0])}]" if isinstance(value, list) else type(value).__name__
 
 

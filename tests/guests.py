@@ -22,20 +22,6 @@ S390X = """
     a7f4fff1      j     .-30
 """
 S390X_ENTRY = 0x2000
-PPC64 = """
-    39000000  li     r8, 0
-    38600008  li     r3, 8          the hypercall H_ENTER
-    38800000  li     r4, 0
-    7d054378  mr     r5, r8
-    38c00001  li     r6, 1          valid
-    38e00190  li     r7, 0x190      the first page of memory
-    44000022  sc     1
-    39080008  addi   r8, r8, 8
-    2c280800  cmpdi  r8, 0x800
-    4180ffe0  blt    .-32
-    48000000  b      .
-"""
-PPC64_ENTRY = 0x100
 X86_64 = """
     fa                    cli
     31c0                  xor ax, ax
@@ -79,6 +65,11 @@ X86_64 = """
     c7872003000041000200  mov dword ptr [rdi + 0x320], 0x20041
     c787e003000003000000  mov dword ptr [rdi + 0x3e0], 3
     c7878003000000001000  mov dword ptr [rdi + 0x380], 0x100000
+    bf0000d0fe            mov edi, 0xfed00000
+    c787000100004c000000  mov dword ptr [rdi + 0x100], 0x4c
+    c7870801000080969800  mov dword ptr [rdi + 0x108], 0x989680
+    c7471001000000        mov dword ptr [rdi + 0x10], 1
+    8b7704                mov esi, [rdi + 4]
     dbe3                  fninit
     d9e8                  fld1
     d9eb                  fldpi
@@ -92,7 +83,6 @@ X86_64 = """
     bb2b000000            mov ebx, 0x2b
     bc00700000            mov esp, 0x7000
     bd25000000            mov ebp, 0x25
-    be26000000            mov esi, 0x26
     bf27000000            mov edi, 0x27
     41b828000000          mov r8d, 0x28
     41b929000000          mov r9d, 0x29
@@ -106,6 +96,20 @@ X86_64 = """
     f9                    stc
     ebfe                  jmp .
 """
+PPC64 = """
+    39000000  li     r8, 0
+    38600008  li     r3, 8          the hypercall H_ENTER
+    38800000  li     r4, 0
+    7d054378  mr     r5, r8
+    38c00001  li     r6, 1          valid
+    38e00190  li     r7, 0x190      the first page of memory
+    44000022  sc     1
+    39080008  addi   r8, r8, 8
+    2c280800  cmpdi  r8, 0x800
+    4180ffe0  blt    .-32
+    48000000  b      .
+"""
+PPC64_ENTRY = 0x100
 
 
 def _code(listing: str) -> list[bytes]:
@@ -115,11 +119,6 @@ def _code(listing: str) -> list[bytes]:
 def aarch64_loop() -> bytes:
     """For board virt, at any place in memory: it adds 1 to a byte of every page from 16 to 20 MiB."""
     return b"".join(word[::-1] for word in _code(AARCH64))
-
-
-def ppc64_hash_table() -> bytes:
-    """Firmware for pseries: it makes an entry in each of the first 256 groups of the hash page table."""
-    return bytes(PPC64_ENTRY) + b"".join(_code(PPC64))
 
 
 def _words(*words: int) -> bytes:
@@ -138,14 +137,19 @@ SYSTEM_REGISTERS = {
 
 
 def aarch64_registers() -> bytes:
-    """For board virt: something else in each register, some system registers too; then it stays there."""
+    """For board virt: something else in each register, some system registers too; then it stays there.
+
+    The virtual timer is armed for a time, in its ticks, that is in x7.
+    """
     return _words(
         *(0xD2800000 | (0x100 + number) << 5 | number for number in range(1, 31)),  # movz xN, #0x100 + N
         0x9100003F,  # mov sp, x1
+        0xD2C02007,  # movz x7, #0x100, lsl #32
         *(
             0xD5100000 | (encoding & 0x7FFF) << 5 | number
             for encoding, (_, number) in SYSTEM_REGISTERS.items()
         ),
+        0xD51BE321,  # msr cntv_ctl_el0, x1: the timer is on
         0xEB00001F,  # cmp x0, x0
         0x14000000,  # b .
     )
@@ -163,7 +167,8 @@ def arm_registers() -> bytes:
 def x86_64_registers() -> bytes:
     """A disk for a PC: 64-bit code that puts something else into each register, and stays there.
 
-    Before that it sets up pin 5 of the I/O APIC and the local APIC's timer, whose interrupts nobody takes.
+    Before that it sets up pin 5 of the I/O APIC and the local APIC's timer, whose interrupts nobody takes,
+    and starts the HPET with a timer of 100 ms; rsi has the HPET's period in femtoseconds.
     """
     image = bytearray(b"".join(_code(X86_64)).ljust(1 << 20, b"\0"))
     struct.pack_into("<3Q", image, 0x1D8, 0, 0x00209A0000000000, 0x00CF92000000FFFF)
@@ -186,7 +191,7 @@ def riscv64_registers() -> bytes:
 
 def ppc64_registers() -> bytes:
     """The same for PowerPC, as firmware; LR, CTR, XER, SRR0, SRR1, SPRG0, SPRG2 have what is in r8 to r14."""
-    return bytes(0x100) + b"".join(
+    return bytes(PPC64_ENTRY) + b"".join(
         word.to_bytes(4, "big")
         for word in (
             *(0x38000100 | number << 21 | number for number in range(32)),  # li rN, 0x100 + N
@@ -207,6 +212,11 @@ def s390x_registers() -> bytes:
     code += bytes.fromhex("b24e0011 b24e0022")  # sar
     code += bytes.fromhex("a50e2000 0400 a7f40000")  # llilh %r0, 0x2000; spm %r0: condition code 2; j .
     return head.ljust(S390X_ENTRY, b"\0") + code + bytes(4096)
+
+
+def ppc64_hash_table() -> bytes:
+    """Firmware for pseries: it makes an entry in each of the first 256 groups of the hash page table."""
+    return bytes(PPC64_ENTRY) + b"".join(_code(PPC64))
 
 
 def s390x_loop() -> bytes:

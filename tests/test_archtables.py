@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from migsniff.values.tables import x86
-from tests import archtables
+from tests import archtables, linuxsource
 from tests.test_uapi import INCLUDE, assert_agrees, constants, table
 
 LINUX = os.environ.get("LINUX_SOURCE", "")
@@ -22,7 +22,7 @@ def test_a_table_says_where_it_is_from(name: str) -> None:
 @pytest.mark.parametrize("name", archtables.MAKERS)
 @pytest.mark.skipif(not LINUX, reason="LINUX_SOURCE does not name the kernel's source")
 def test_the_source_says_the_same(name: str) -> None:
-    linux = archtables.Linux(Path(LINUX))
+    linux = linuxsource.Linux(Path(LINUX))
     here, kept = constants(archtables.table(name, linux)), constants(table(name))
     if linux.version == "6.12.117":
         assert here == kept
@@ -36,7 +36,7 @@ FLAGS = next(INCLUDE.glob("x86_64*/asm/processor-flags.h"), None)
 @pytest.mark.skipif(FLAGS is None, reason="the kernel's headers (linux-libc-dev) for x86 are not installed")
 def test_the_headers_for_user_space_say_the_same() -> None:
     assert FLAGS is not None
-    found = archtables.numbers(FLAGS.read_text())
+    found = linuxsource.numbers(FLAGS.read_text())
     for register, names in (("EFLAGS", x86.EFLAGS), ("CR0", x86.CR0), ("CR3", x86.CR3), ("CR4", x86.CR4)):
         known = {bit: name for bit, name in names.items() if f"X86_{register}_{name}_BIT" in found}
         assert len(known) >= len(names) - 3
@@ -58,4 +58,4 @@ def test_numbers_of_a_header() -> None:
         #define I 017
         #define J J
     """
-    assert archtables.numbers(text) == {"A": 16, "B": 18, "C": 3, "D": 65536, "E": 0xF0, "I": 15}
+    assert linuxsource.numbers(text) == {"A": 16, "B": 18, "C": 3, "D": 65536, "E": 0xF0, "I": 15}

@@ -2,6 +2,7 @@
 
 import re
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from migsniff.core.events import DeviceSection, Field
 from migsniff.qemu import Qemu
 from migsniff.values.explain import Explainer, explain
 from migsniff.values.meaning import DEVICES
+from migsniff.values.pctimers import HPET_TICK
 from migsniff.values.words import bit_ranges, bits_text, date, duration, frequency, ranges
 from tests import guests
 from tests.test_samples import NAMES
@@ -34,6 +36,7 @@ def test_interrupt_controllers_are_what_qemu_shows(version: str, machine: str, t
         local, pins = monitor(qemu, "info lapic"), monitor(qemu, "info pic")
         sections = saved(qemu, version, tmp_path / "state")
     compare_local(local, sections)
+    check_hpet(sections)
     compare_pins(pins, sections)
 
 
@@ -68,6 +71,26 @@ def compare_local(said: str, sections: Sections) -> None:
     assert clock is not None
     assert abs(expiry - clock - current * divisor) <= divisor  # it counts nanoseconds
     assert apic["timer_expiry"].meaning == f"at {duration(expiry)}, in {duration(expiry - clock)}"
+
+
+def check_hpet(sections: Sections) -> None:
+    """Its period is that which the guest read; it counts since the guest started it, on the virtual clock."""
+    period = explained_device(sections, "cpu")["env.regs.rsi"].value
+    assert period == HPET_TICK * 1_000_000
+    hpet = explained_device(sections, "hpet")
+    assert hpet["config"].meaning == "ENABLE"
+    assert hpet["timer[0].config"].meaning == "ENABLE PERIODIC"
+    assert hpet["timer[0].period"].meaning == "100 ms"
+    counter, clock = hpet["hpet_counter"].value, clock_of(sections)
+    assert isinstance(counter, int)
+    assert clock is not None
+    assert 0 < counter * HPET_TICK < clock
+    assert hpet["hpet_counter"].meaning == duration(counter * HPET_TICK)
+    following, expiry = hpet["timer[0].cmp"].value, hpet["timer[0].qemu_timer"].value
+    assert isinstance(following, int)
+    assert isinstance(expiry, int)
+    # the timer is armed for the time at which the counter will be there
+    assert abs((following - counter) * HPET_TICK - (expiry - clock)) < 1000
 
 
 def compare_pins(said: str, sections: Sections) -> None:
@@ -131,6 +154,36 @@ def test_clocks_are_what_they_were_set_to(version: str, machine: str, tmp_path: 
     following = pit["channels[0].next_transition_time"].value
     assert isinstance(following, int)
     assert -(10**7) < following - clock < 54_925_402  # (a timer may be late)
+
+
+@pytest.mark.parametrize(
+    ("version", "arch", "machine", "device", "field"),
+    [
+        ("7.2", "aarch64", "virt", "pl031", "tick_offset_vmstate"),
+        ("11.1", "aarch64", "virt", "pl031", "tick_offset_vmstate"),
+        ("10.0", "riscv64", "virt", "goldfish_rtc", "tick_offset"),
+        ("7.2", "ppc64", "pseries", "rtc", "ns_offset"),
+    ],
+)
+def test_the_clocks_of_other_boards(
+    version: str, arch: str, machine: str, device: str, field: str, tmp_path: Path
+) -> None:
+    """All begin where -rtc says, when the virtual clock is 0."""
+    arguments = f"-M {machine} -m 256 -rtc base=2001-02-03T04:05:06,clock=vm"
+    with guest(version, arguments, lambda qemu: True, arch) as qemu:
+        sections = saved(qemu, version, tmp_path / "state")
+    assert explained_device(sections, device)[field].meaning == "2001-02-03 04:05:06 UTC"
+
+
+@pytest.mark.parametrize("version", ["7.2", "10.0"])
+def test_the_clock_of_s390x(version: str, tmp_path: Path) -> None:
+    """It is the host's."""
+    arguments = "-M s390-ccw-virtio -m 64 -kernel {folder}/disk"
+    with guest(version, arguments, lambda qemu: True, "s390x", guests.s390x_registers()) as qemu:
+        before = datetime.now(UTC).replace(microsecond=0) - timedelta(seconds=10)
+        sections = saved(qemu, version, tmp_path / "state")
+    said = explained_device(sections, "todclock")["data"].meaning
+    assert before < datetime.strptime(said, "%Y-%m-%d %H:%M:%S UTC").replace(tzinfo=UTC) <= datetime.now(UTC)
 
 
 # ---------------------------------------------------------------- words

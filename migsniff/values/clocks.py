@@ -7,11 +7,10 @@ from msgspec.structs import replace
 from migsniff.core.events import DeviceSection, Field
 from migsniff.values.fields import Words, number, says, told
 from migsniff.values.meaning import DEVICES, TYPES, Place
-from migsniff.values.words import NANOSECONDS, date, duration, frequency
+from migsniff.values.words import NANOSECONDS, date, duration
 
 TIME_OF_DAY: Final = 946_684_800 * NANOSECONDS
 """What is more than this (the year 2000) is no virtual clock: no guest runs for thirty years."""
-TIMEBASE: Final = 512_000_000  # ticks a second of PowerPC's time base since POWER8; QEMU has no other
 
 
 def virtual_clock(section: DeviceSection) -> int | None:
@@ -24,21 +23,18 @@ def virtual_clock(section: DeviceSection) -> int | None:
 def moment(clock: int | None) -> Words:
     """A time on the virtual clock, and how far off that is; -1 is none, 0 was never set."""
 
-    def words(value: int) -> str:
+    def said(value: int) -> str:
         if value == -1:
             return "not armed"
         if not value:
             return ""
-        at = f"at {duration(value)}"
+        words = f"at {duration(value)}"
         if clock is None:
-            return at
-        return (
-            f"{at}, in {duration(value - clock)}"
-            if value >= clock
-            else f"{at}, {duration(clock - value)} ago"
-        )
+            return words
+        left = duration(abs(value - clock))
+        return f"{words}, in {left}" if value >= clock else f"{words}, {left} ago"
 
-    return words
+    return said
 
 
 def time_of_day(nanoseconds: int) -> str:
@@ -68,18 +64,21 @@ def clocks(fields: tuple[Field, ...], place: Place) -> tuple[Field, ...]:
 
 @DEVICES("pl031", source="hw/rtc/pl031.c")
 def pl031(fields: tuple[Field, ...], place: Place) -> tuple[Field, ...]:
-    """The time of day of Arm boards, at the start of the virtual clock."""
+    """The time of day of Arm boards when the virtual clock was 0."""
     return told(fields, {"tick_offset_vmstate": says(date)})
 
 
 @DEVICES("goldfish_rtc", source="hw/rtc/goldfish_rtc.c")
 def goldfish(fields: tuple[Field, ...], place: Place) -> tuple[Field, ...]:
-    """The time of day of RISC-V boards."""
-    return told(fields, {"tick_offset": says(_signed_duration), "alarm_next": says(time_of_day_if_set)})
+    """The time of day of RISC-V boards: how far it is from the host's, and the next alarm."""
+    return told(fields, {"tick_offset": says(clock_offset), "alarm_next": says(time_of_day_if_set)})
 
 
-def _signed_duration(value: int) -> str:
-    return duration(value - (1 << 64) if value >> 63 else value)
+def clock_offset(value: int) -> str:
+    """How far a clock is from the host's (64 bits, signed), or from the virtual one, which begins at 0."""
+    if value >> 63 == 1:
+        value -= 1 << 64
+    return time_of_day(value) if value >= TIME_OF_DAY else duration(value)
 
 
 def time_of_day_if_set(value: int) -> str:
@@ -90,18 +89,10 @@ def time_of_day_if_set(value: int) -> str:
 @DEVICES("rtc", source="hw/ppc/spapr_rtc.c")
 def spapr_rtc(fields: tuple[Field, ...], place: Place) -> tuple[Field, ...]:
     """The time of day of a pseries: how far it is from the host's."""
-    return told(fields, {"ns_offset": says(duration)})
+    return told(fields, {"ns_offset": says(clock_offset)})
 
 
 @DEVICES("spapr", source="hw/ppc/ppc.c")
 def spapr(fields: tuple[Field, ...], place: Place) -> tuple[Field, ...]:
-    """The time base of PowerPC, and the host's time that belongs to it."""
-    return told(
-        fields,
-        {
-            "tb.guest_timebase": says(
-                lambda value: f"{duration(value * NANOSECONDS // TIMEBASE)} at {frequency(TIMEBASE)}"
-            ),
-            "tb.time_of_the_day_ns": says(time_of_day),
-        },
-    )
+    """The host's time when the guest was stopped. The time base itself is in ticks of the host's counter."""
+    return told(fields, {"tb.time_of_the_day_ns": says(time_of_day)})

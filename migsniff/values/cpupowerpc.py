@@ -1,34 +1,55 @@
 """Registers of PowerPC: general ones, special purpose registers by number (target/ppc/machine.c)."""
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 from msgspec.structs import replace
 
 from migsniff.core.events import Field
-from migsniff.values.fields import Table, elements, says, told
+from migsniff.values.fields import FieldMeaning, Table, elements, says, told
 from migsniff.values.tables import powerpc
 from migsniff.values.words import bits_text
 
-CONDITIONS: Final[Mapping[int, str]] = {
-    3: "LT",
-    2: "GT",
-    1: "EQ",
-    0: "SO",
-}  # of four bits; the Power ISA, book I
+# of the four bits of a condition register field; the Power ISA, book I
+CONDITIONS: Final[Mapping[int, str]] = {3: "LT", 2: "GT", 1: "EQ", 0: "SO"}
+VERSION: Final = next(number for number, name in powerpc.COMMON_SPRS.items() if name == "PVR")
 VECTORS: Final[Mapping[str, str]] = {"fpr": "f", "vsr": "vs"}
 """By the type of the field: the upper and the lower halves of the first 32 vector-scalar registers."""
 
 
-def special(field: Field) -> Field:
+class Family(NamedTuple):
+    """What differs between PowerPCs: names of special purpose registers, bits of the machine state."""
+
+    special: Mapping[int, str]
+    state: Mapping[int, str]
+
+
+SERVER: Final = Family(powerpc.SERVER_SPRS, powerpc.SERVER_MSR)
+EMBEDDED: Final = Family(powerpc.COMMON_SPRS | powerpc.EMBEDDED_SPRS, powerpc.EMBEDDED_MSR)
+UNKNOWN: Final = Family(powerpc.COMMON_SPRS, {})
+
+
+def family_of(version: int) -> Family:
+    """The family by the processor version register: the same numbers mean other registers in another."""
+    for family, versions in ((SERVER, powerpc.SERVERS), (EMBEDDED, powerpc.EMBEDDED)):
+        if any(version & mask == value for mask, value in versions):
+            return family
+    return UNKNOWN
+
+
+def special(names: Mapping[int, str]) -> FieldMeaning:
     """Special purpose registers: those that are not 0 and have a name. Most of the 1024 do not exist."""
-    values = field.value if isinstance(field.value, tuple) else ()
-    names = {
-        index: name
-        for index, name in powerpc.SPRS.items()
-        if index < len(values) and values[index] not in (0, None)
-    }
-    return elements(names)(field)
+
+    def meaning(field: Field) -> Field:
+        values = field.value if isinstance(field.value, tuple) else ()
+        used = {
+            index: name
+            for index, name in names.items()
+            if index < len(values) and values[index] not in (0, None)
+        }
+        return elements(used)(field)
+
+    return meaning
 
 
 def vector(field: Field) -> Field:
@@ -45,8 +66,6 @@ REGISTERS: Final[Table] = {
     "env.crf": elements(
         {index: f"cr{index}" for index in range(8)}, lambda value: bits_text(value & 0xF, CONDITIONS)
     ),
-    "env.spr": special,
-    "env.msr": says(lambda value: bits_text(value, powerpc.MSR)),
     "env.fpscr": says(lambda value: bits_text(value & sum(1 << bit for bit in powerpc.FPSCR), powerpc.FPSCR)),
     "env.vsr": vector,
 }
@@ -54,4 +73,11 @@ REGISTERS: Final[Table] = {
 
 def registers(fields: tuple[Field, ...]) -> tuple[Field, ...]:
     """The registers of one CPU."""
-    return told(fields, REGISTERS)
+    spr = next((field.value for field in fields if field.name == "env.spr"), None)
+    version = spr[VERSION] if isinstance(spr, tuple) and len(spr) > VERSION else None
+    family = family_of(version) if type(version) is int else UNKNOWN
+    table = dict(REGISTERS)
+    table["env.spr"] = special(family.special)
+    if family.state:
+        table["env.msr"] = says(lambda value: bits_text(value, family.state))
+    return told(fields, table)

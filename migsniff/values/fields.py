@@ -60,6 +60,7 @@ def titled(names: Sequence[str]) -> FieldMeaning:
 
 def elements(names: Mapping[int, str], words: Mapping[str, Words] | Words | None = None) -> FieldMeaning:
     """An array of integers: each that has a name becomes a child under it, with its meaning by that name."""
+    by_name = words if isinstance(words, Mapping) else dict.fromkeys(names.values(), words)
 
     def meaning(field: Field) -> Field:
         values = field.value
@@ -69,9 +70,9 @@ def elements(names: Mapping[int, str], words: Mapping[str, Words] | Words | None
         children = []
         for index, name in names.items():
             if index < len(values) and type(value := values[index]) is int:
-                say = words.get(name) if isinstance(words, Mapping) else words
-                text = say(value) if say else ""
+                say = by_name.get(name)
                 at = field.offset + index * size
+                text = say(value) if say else ""
                 children.append(Field(name, field.type, at, size, value=value, meaning=text))
         return replace(field, children=tuple(children)) if children else field
 
