@@ -6,7 +6,6 @@ decoding ends.
 """
 
 import asyncio
-import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Hashable
@@ -30,6 +29,7 @@ from migsniff.core.events import (
     Party,
 )
 from migsniff.feed.capture import CaptureWriter
+from migsniff.feed.captureformat import MAX_CONNECTIONS
 from migsniff.feed.forwarding import LegName
 from migsniff.feed.grouping import ENOUGH, MULTIFD, Group, Opening, group_of, opening_of
 from migsniff.pipeline import Pipeline
@@ -57,7 +57,7 @@ class LiveMigration:
         self.failed: str | None = None  # why nothing is decoded any more
         self._dead = False  # not even counting works
         self.open = 0  # directions that have not ended
-        self.connections = itertools.count()
+        self.connections = 0
         self._say = say
         self._done = done
         self._max_behind = max_behind
@@ -95,6 +95,15 @@ class LiveMigration:
     def finished(self) -> bool:
         """Whether its verdict has been given, or is being given."""
         return self._finished
+
+    def admit(self) -> int | None:
+        """The number of a new connection; None if there are so many that it is only forwarded."""
+        self.connections += 1
+        if self.connections == MAX_CONNECTIONS + 1:
+            what = "connections of one migration"
+            told = problem_text("count", count=self.connections, what=what, limit=MAX_CONNECTIONS)
+            self._say(f"{self.migration}: {told}; all others are only forwarded")
+        return self.connections - 1 if self.connections <= MAX_CONNECTIONS else None
 
     def now(self) -> int:
         """Microseconds since the migration began."""
@@ -294,6 +303,7 @@ class MigrationTap:
         self._source = source
         self._destination = destination
         self._live: LiveMigration | None = None
+        self._left_out = False
         self._head = b""
         self._multifd = False
         self._connection = 0
@@ -304,13 +314,15 @@ class MigrationTap:
 
     def data(self, direction: Direction, view: memoryview) -> None:
         """Bytes that have been forwarded."""
+        if self._left_out:
+            return
         if (live := self._live) is None:
             if direction == "fwd":
                 self._decide(self._head + view[:ENOUGH], final=False)
             else:
                 self._decide(self._head, final=True)
             if (live := self._live) is None:
-                self._head += view
+                self._head += b"" if self._left_out else view
                 return
             if self._head:
                 self._arrived(live, "fwd", memoryview(self._head))
@@ -323,11 +335,14 @@ class MigrationTap:
 
     def _decide(self, head: bytes, *, final: bool) -> None:
         """Become part of a migration, if it takes no more bytes to know of which."""
-        live = self._live = self._join(self._source, head, final)
-        if live is not None:
+        live = self._join(self._source, head, final)
+        number = None if live is None else live.admit()
+        self._left_out = live is not None and number is None
+        if live is not None and number is not None:
+            self._live = live
             live.open += 2
             live.paused = False
-            self._connection = next(live.connections)
+            self._connection = number
             self._multifd = head.startswith(MULTIFD)
             opened = Opened(live.now(), self._connection, self._source, self._destination)
             live.arrive(opened, multifd=self._multifd)
@@ -342,7 +357,7 @@ class MigrationTap:
 
     def ended(self, direction: Direction, how: EndKind, by: Party, error: str | None) -> None:
         """One direction has ended."""
-        if self._live is None:
+        if self._live is None and not self._left_out:
             self._decide(self._head, final=True)
             if self._live is not None and self._head:
                 self._arrived(self._live, "fwd", memoryview(self._head))
