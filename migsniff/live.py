@@ -6,7 +6,6 @@ decoding ends.
 """
 
 import asyncio
-import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Generator
@@ -28,6 +27,7 @@ from migsniff.core.events import (
 )
 from migsniff.core.reached import UNREAD
 from migsniff.feed.capture import CaptureWriter
+from migsniff.feed.captureformat import MAX_CONNECTIONS
 from migsniff.pipeline import Pipeline
 
 TURN: Final = 0.001  # seconds of this thread's own time for decoding before the loop may forward again
@@ -62,7 +62,7 @@ class LiveMigration:
         self.failed: str | None = None  # why nothing is decoded any more
         self._dead = False  # not even counting works
         self.open = 0  # directions that have not ended
-        self.connections = itertools.count()
+        self.connections = 0
         self._say = say
         self._done = done
         self._max_behind = max_behind
@@ -102,6 +102,15 @@ class LiveMigration:
     def finished(self) -> bool:
         """Whether its verdict has been given, or is being given."""
         return self._finished
+
+    def admit(self) -> int | None:
+        """The number of a new connection; None if there are so many that it is only forwarded."""
+        self.connections += 1
+        if self.connections == MAX_CONNECTIONS + 1:
+            what = "connections of one migration"
+            told = problem_text("count", count=self.connections, what=what, limit=MAX_CONNECTIONS)
+            self._say(f"{self.migration}: {told}; all others are only forwarded")
+        return self.connections - 1 if self.connections <= MAX_CONNECTIONS else None
 
     def now(self) -> int:
         """Microseconds since the migration began."""

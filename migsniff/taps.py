@@ -29,6 +29,7 @@ class MigrationTap:
         self._source = source
         self._destination = destination
         self._live: LiveMigration | None = None
+        self._left_out = False
         self._head = b""
         self._multifd = False
         self._connection = 0
@@ -39,13 +40,15 @@ class MigrationTap:
 
     def data(self, direction: Direction, view: memoryview) -> None:
         """Bytes that have been forwarded."""
+        if self._left_out:
+            return
         if (live := self._live) is None:
             if direction == "fwd":
                 self._decide(self._head + view[:ENOUGH], final=False)
             else:
                 self._decide(self._head, final=True)
             if (live := self._live) is None:
-                self._head += view
+                self._head += b"" if self._left_out else view
                 return
             if self._head:
                 self._arrived(live, "fwd", memoryview(self._head))
@@ -58,11 +61,14 @@ class MigrationTap:
 
     def _decide(self, head: bytes, *, final: bool) -> None:
         """Become part of a migration, if it takes no more bytes to know of which."""
-        live = self._live = self._join(self._source, head, final)
-        if live is not None:
+        live = self._join(self._source, head, final)
+        number = None if live is None else live.admit()
+        self._left_out = live is not None and number is None
+        if live is not None and number is not None:
+            self._live = live
             live.open += 2
             live.paused = False
-            self._connection = next(live.connections)
+            self._connection = number
             self._multifd = head.startswith(MULTIFD)
             opened = Opened(live.now(), self._connection, self._source, self._destination)
             live.arrive(opened, multifd=self._multifd)
@@ -77,7 +83,7 @@ class MigrationTap:
 
     def ended(self, direction: Direction, how: EndKind, by: Party, error: str | None) -> None:
         """One direction has ended."""
-        if self._live is None:
+        if self._live is None and not self._left_out:
             self._decide(self._head, final=True)
             if self._live is not None and self._head:
                 self._arrived(self._live, "fwd", memoryview(self._head))

@@ -292,14 +292,16 @@ def test_block_list() -> None:
 
 
 def test_names_are_shown_in_one_line() -> None:
-    events = play(precopy(SMALL_HEAD, ram_start({b"a\\b": SMALL}), EOF))
-    assert of(events, RamBlocks)[0].blocks[0].name == "a\\x5cb"
+    events = play(precopy(SMALL_HEAD, ram_start({b"a\x1b[31m\nb\xff\\": SMALL}), EOF))
+    assert of(events, RamBlocks)[0].blocks[0].name == "a\\x1b[31m\\x0ab\\xff\\x5c"
 
 
-def test_names_that_are_no_text_are_read_up_to_where_they_are_none() -> None:
-    """Behind that may stand guest memory, if it is the name's length that is wrong."""
-    (problem,) = of(play(precopy(SMALL_HEAD, ram_start({b"a\x1b[31m": SMALL}), EOF)), Undecodable)
-    assert (problem.code, problem.message) == ("string-text", "the name of a RAM block is not text: a\\x1b")
+def test_a_name_that_is_longer_than_it_can_be_is_read_up_to_where_it_is_none() -> None:
+    """Behind it stands the block's length, which begins with a 0, and later guest memory."""
+    before, _, behind = ram_start({b"ram": SMALL}).rpartition(b"\x03ram")
+    start = before + b"\xffram" + behind
+    (problem,) = of(play(precopy(SMALL_HEAD, start, ram_part(page(0, b"ram")))), Undecodable)
+    assert (problem.code, problem.message) == ("string-text", "the name of a RAM block is not text: ram\\x00")
 
 
 @pytest.mark.parametrize(

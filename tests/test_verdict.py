@@ -197,7 +197,8 @@ CASES: dict[str, Case] = {
     ),
     "an error in the stream": Case(
         SMALL_HEAD + START + PART[:13] + b"\xff" * 300, b"", SOURCE_EOF, False, "undecodable",
-        rf"RAM record names block '.*', which is not in the block list, at offset {HEAD + len(START) + 5} "
+        r"RAM record names a block of 255 characters that begins with '.*', which is not in the block list, "
+        rf"at offset {HEAD + len(START) + 5} "
         r"of main, in section ram instance 0 \(PART\); the source closed the connection; "
         "there is no return path",
     ),

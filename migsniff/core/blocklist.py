@@ -10,7 +10,6 @@ from migsniff.core.context import Context
 from migsniff.core.errors import StreamProblem
 from migsniff.core.events import Event, RamBlock, RamBlocks
 from migsniff.core.mappedram import read_mapped_pages
-from migsniff.core.names import take_name
 from migsniff.core.pages import Tallies, Tally
 from migsniff.core.text import readable
 from migsniff.core.wire import (
@@ -49,7 +48,10 @@ def read_block_list(
         name_length = yield from queue.u8()
         if not name_length:
             raise StreamProblem("string-empty", what="the name of a RAM block")
-        name = (yield from take_name(queue, name_length, "the name of a RAM block")).encode("ascii")
+        name = yield from queue.fitting(0, name_length, _without_zero)
+        if 0 in name:  # it is the block's length that stands there already
+            raise StreamProblem("string-text", what="the name of a RAM block", found=readable(name))
+        queue.advance(name_length)
         length = yield from queue.u64()
         if length > left:
             raise StreamProblem("ram-blocks-total", total=total)
@@ -119,3 +121,8 @@ def _block(context: Context, name: bytes, length: int, numbers: list[int]) -> Ra
         )
     page_size = numbers[0] if numbers and (len(numbers) == 2 or not shared) else None
     return RamBlock(readable(name), length, page_size, numbers[-1] if numbers and shared else None)
+
+
+def _without_zero(name: bytes) -> int:
+    """How many of the first bytes are none of 0."""
+    return len(name.partition(b"\0")[0])

@@ -11,6 +11,7 @@ from typing import Final
 
 from migsniff.core.events import Arrival, Chunk, Data, Direction, Ended, EndKind, Opened, Party
 from migsniff.feed import packets
+from migsniff.feed.captureformat import MAX_CONNECTIONS
 from migsniff.feed.grouping import ENOUGH, Group, Opening, group_of, opening_of
 from migsniff.feed.packets import ACK, FIN, RST, SYN, NotTcp, Segment, port_of, reverse, sender, written
 from migsniff.feed.reassembly import OVERHEAD, WRAP, Piece, Reassembly, Room
@@ -110,7 +111,7 @@ class Counts:
         if self.malformed:
             yield f"{self.malformed} packets that are no TCP/IP were left out"
         if self.refused:
-            limit = f"{MAX_FOLLOWED} of {MAX_RUNNING} migrations"
+            limit = f"{MAX_FOLLOWED} of {MAX_RUNNING} migrations at a time, {MAX_CONNECTIONS} of each,"
             yield f"{self.refused} connections were left out: {limit} are followed at most"
 
 
@@ -293,7 +294,10 @@ class Flows:
         opening = self._opening(flow.opener, final=True)
         assert opening is not None
         group = group_of(opening, self._groups)
-        if len(self._followed) >= 2 * MAX_FOLLOWED or (group is None and len(self._groups) >= MAX_RUNNING):
+        many = len(self._groups) >= MAX_RUNNING
+        if group is not None:
+            many = group.migration.connections >= MAX_CONNECTIONS
+        if many or len(self._followed) >= 2 * MAX_FOLLOWED:
             self.counts.refused += 1
             self._ignore(flow.halves[0])
             return
