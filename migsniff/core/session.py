@@ -35,7 +35,7 @@ from migsniff.core.pagesize import FIRST_PAGES
 from migsniff.core.returnpath import ReturnPathReader
 from migsniff.core.stream import MainReader
 from migsniff.core.tls import TlsConnection, TlsReader
-from migsniff.core.verdict import ConnectionEnd, judge, located
+from migsniff.core.verdict import BESIDE, ConnectionEnd, judge, located
 from migsniff.core.wire import MULTIFD_HELLO
 
 if TYPE_CHECKING:
@@ -358,7 +358,14 @@ class Session:
         offset = connection.queues[ended.direction].wire_end
         connection.ends.append(
             ConnectionEnd(
-                len(self._all_ends()), ended.direction, ended.how, ended.by, ended.error, offset, where
+                len(self._all_ends()),
+                ended.direction,
+                ended.how,
+                ended.by,
+                ended.error,
+                offset,
+                where,
+                str(connection.name) if connection.role in BESIDE else "",
             )
         )
         yield DirectionEnded(
