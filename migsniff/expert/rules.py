@@ -9,7 +9,7 @@ called for them but where it may find something.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import ClassVar, Final
+from typing import ClassVar, Final, NamedTuple
 
 from migsniff.core.events import (
     CommandSent,
@@ -28,6 +28,7 @@ from migsniff.core.events import (
     RamSection,
     ReturnPathMessage,
     Section,
+    SectionType,
     TlsMessage,
     TlsRecords,
 )
@@ -43,6 +44,15 @@ ITEMS: Final = FREQUENT | {
     *(MultifdHello, TlsMessage, TlsRecords),
 }
 """What comes over the wire, and is not told twice."""
+
+
+class Began(NamedTuple):
+    """Where a section begins, and with its name what its header says."""
+
+    offset: int
+    kind: SectionType
+    number: int
+    version: int
 
 
 class Past:
@@ -68,7 +78,7 @@ class Past:
     def begin(self) -> None:
         """A main channel begins: the first one, or that of another try."""
         self.section: Section | None = None
-        self.sections: dict[tuple[str, int], None] = {}
+        self.sections: dict[tuple[str, int], Began] = {}
         self.device: DeviceSection | None = None
         self.last_device: DeviceSection | None = None
         self.described = False
@@ -93,7 +103,7 @@ class Past:
                 return not event.described
             self.section = self.last_device = event
             if len(self.sections) < MAX_SECTIONS:
-                self.sections[event.idstr, event.instance_id] = None
+                self._began(event)
             if self.device is None and self.parts > 1:
                 self.device = event
         return False
@@ -104,8 +114,13 @@ class Past:
             self.begin()
         elif isinstance(event, Section):
             self.section = event
-            self.sections[event.idstr, event.instance_id] = None
+            self._began(event)
         self.item = event
+
+    def _began(self, event: Section) -> None:
+        """Keep where a section begins, not the last of its parts."""
+        place = Began(event.offset, event.section_type, event.section_id, event.version_id)
+        self.sections.setdefault((event.idstr, event.instance_id), place)
 
 
 class Pause(Event, frozen=True, kw_only=True):
