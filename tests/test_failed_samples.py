@@ -21,6 +21,7 @@ import zstandard
 
 from migsniff.cli import main
 from migsniff.expert.board import BOARD
+from tests.rawsamples import raw
 from tests.test_samples import SAMPLES
 
 FAILED = SAMPLES / "failed"
@@ -31,6 +32,8 @@ EXPECTED: dict[str, dict[str, Any]] = {
 NAMES = sorted(path.parent.name for path in FAILED.glob("*/qemu.json"))
 WORSE = {"error", "warn"}
 FINE = {"completed", "opaque"}
+TIMES_ALONE = {"19-tls", "20-not-converging", "cancelled"}
+"""What proves these are times, totals and ends, and no bytes."""
 
 
 def having(key: str) -> list[str]:
@@ -108,6 +111,35 @@ def test_what_happened_is_told_in_one_line_with_its_bytes(name: str) -> None:
     for each in found:  # what has a place in the stream has bytes
         if each["severity"] == "error":
             assert each["evidence"], each
+
+
+def wire(name: str) -> dict[tuple[str, str], bytes]:
+    """What came over each channel and direction, but for guest memory."""
+    channels = {each["connection"]: each["channel"] for each in golden(name) if each["type"] == "channel"}
+    sent: dict[tuple[str, str], bytes] = {}
+    for number, direction, data in raw(f"failed/{name}").pieces:
+        key = channels[number], direction
+        sent[key] = sent.get(key, b"") + data
+    return sent
+
+
+def stands_there(finding: dict[str, Any], sent: dict[tuple[str, str], bytes]) -> bool:
+    evidence = bytes.fromhex(finding["evidence"])
+    begin = finding["offset"] - finding.get("inside", 0)  # of an end: the header of what was cut off
+    return sent[finding["channel"], finding["direction"]][begin : begin + len(evidence)] == evidence
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_bytes_stand_where_they_are_said_to(name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """Those of the log and of `check`."""
+    found = [event for event in golden(name) if event.get("evidence")]
+    if "check" in EXPECTED[name]:
+        path = FAILED / name
+        _, out = run(capfd, "check", str(path), "--against", str(path / "destination"), "-T", "json")
+        found += [each for each in json.loads(out)["findings"] if each.get("evidence")]
+    assert bool(found) is (name not in TIMES_ALONE)
+    sent = wire(name) if found else {}
+    assert all(stands_there(each, sent) for each in found)
 
 
 @pytest.mark.parametrize("name", NAMES)
