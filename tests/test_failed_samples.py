@@ -20,7 +20,7 @@ import pytest
 import zstandard
 
 from migsniff.cli import main
-from migsniff.expert.board import BOARD
+from migsniff.expert.board import BOARD, FIRMWARE
 from tests.rawsamples import raw
 from tests.test_samples import SAMPLES
 
@@ -191,15 +191,17 @@ def test_the_register_is_shown_with_its_value(name: str, capfd: pytest.CaptureFi
 
 
 def test_what_is_said_to_be_the_boards_own_was_seen() -> None:
-    """In the streams of machines to which nothing was added, or of others of their kind."""
-    seen = set()
+    """In the streams of the samples: sections, and RAM blocks."""
+    sections, blocks = set(), set()
     for path in SAMPLES.glob("*/golden.ndjson.zst"):
         for line in zstandard.decompress(path.read_bytes()).splitlines():
             event = json.loads(line)
             if "idstr" in event:
-                seen.add(f"{event['idstr']}/{event['instance_id']}")
-    assert seen >= BOARD
+                sections.add(f"{event['idstr']}/{event['instance_id']}")
+            blocks |= {each["name"] for each in event["blocks"]} if event["type"] == "ram-blocks" else set()
+    assert sections >= BOARD
     assert not any("virtio" in section for section in BOARD)
+    assert all(any(block.startswith(each) for block in blocks) for each in FIRMWARE)
 
 
 def test_the_samples_are_small_and_have_no_paths_of_the_host() -> None:

@@ -1,4 +1,4 @@
-"""Sections that a machine has whatever is added to it, as the samples show them.
+"""Sections and RAM blocks that a machine has whatever its command line says, as the samples show them.
 
 Where two sides do not fit, their command lines mostly differ in what was added: these are named last.
 """
@@ -29,6 +29,9 @@ BOARD: Final = frozenset(
         *("PCIBUS/0", "PCIHost/0", "globalstate/0", "timer/0"),
     ]
 )
+
+FIRMWARE: Final = ("/rom@", "pc.bios", "pc.rom", "riscv_virt_board.mrom", "virt.flash")
+"""How the names of RAM blocks begin that are not made by -m, nor by a device."""
 
 
 def is_of_board(section: tuple[str, int]) -> bool:

@@ -17,7 +17,7 @@ from migsniff.core.events import (
     Verdict,
 )
 from migsniff.core.wire import EARLY
-from migsniff.expert.board import is_of_board, likeliest
+from migsniff.expert.board import FIRMWARE, is_of_board, likeliest
 from migsniff.expert.codes import finding
 from migsniff.expert.evidence import block_entry, first_header, section_footer
 from migsniff.expert.framing import called
@@ -156,6 +156,8 @@ class Inventory(Rule):
         return shown if more <= 0 else f"{shown} and {more} more"
 
 
-def _likely(block: RamBlock) -> tuple[bool, int]:
-    """The order in which blocks come into question: those of devices first, which come and go."""
-    return "/" not in block.name or block.name.startswith("/"), -block.length
+def _likely(block: RamBlock) -> tuple[int, int]:
+    """The order in which blocks come into question: of devices, which come and go; guest memory; firmware."""
+    if "/" in block.name and not block.name.startswith("/"):
+        return 0, -block.length
+    return 1 + block.name.startswith(FIRMWARE), -block.length
