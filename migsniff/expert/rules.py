@@ -102,8 +102,7 @@ class Past:
                 self.described |= event.described
                 return not event.described
             self.section = self.last_device = event
-            if len(self.sections) < MAX_SECTIONS:
-                self._began(event)
+            self._began(event)
             if self.device is None and self.parts > 1:
                 self.device = event
         return False
@@ -119,8 +118,10 @@ class Past:
 
     def _began(self, event: Section) -> None:
         """Keep where a section begins, not the last of its parts."""
-        place = Began(event.offset, event.section_type, event.section_id, event.version_id)
-        self.sections.setdefault((event.idstr, event.instance_id), place)
+        key = event.idstr, event.instance_id
+        if key not in self.sections and len(self.sections) < MAX_SECTIONS:
+            place = Began(event.offset, event.section_type, event.section_id, event.version_id)
+            self.sections[key] = place
 
 
 class Pause(Event, frozen=True, kw_only=True):
