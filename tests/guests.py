@@ -223,3 +223,37 @@ def s390x_loop() -> bytes:
     """A kernel for s390-ccw-virtio: it adds 1 to a byte of every page from 2 to 6 MiB."""
     head = bytes.fromhex("00080000") + (0x80000000 | S390X_ENTRY).to_bytes(4, "big")
     return head.ljust(S390X_ENTRY, b"\0") + b"".join(_code(S390X)) + bytes(4096)
+
+
+# Boot sectors, in 16 bits at 0x7c00, that do one thing to the hardware and halt.
+TAKES_FEATURES = """
+    66b810280080    mov  eax, 0x80002810    ; PCI 00:05.0, BAR 0
+    baf80c          mov  dx, 0xcf8
+    66ef            out  dx, eax
+    b2fc            mov  dl, 0xfc
+    66ed            in   eax, dx
+    24fc            and  al, 0xfc           ; I/O ports
+    89c2            mov  dx, ax
+    66ed            in   eax, dx            ; what the host has
+    6625ffffffbf    and  eax, 0xbfffffff    ; but the bit of a driver that took it for its own
+    83c204          add  dx, 4
+    66ef            out  dx, eax            ; what the guest takes
+    f4              hlt
+    ebfd            jmp  .-1
+"""
+HOTPLUGS_CPUS = """
+    bad80c          mov  dx, 0x0cd8         ; a 0 here, and the ICH9 knows a guest that hotplugs CPUs
+    b000            mov  al, 0
+    ee              out  dx, al
+    f4              hlt
+    ebfd            jmp  .-1
+"""
+
+
+def sector(listing: str) -> bytes:
+    """A disk image with one of these as its boot sector."""
+    image = bytearray(1 << 20)
+    code = b"".join(_code(listing))
+    image[: len(code)] = code
+    image[510:512] = b"\x55\xaa"
+    return bytes(image)

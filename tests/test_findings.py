@@ -46,9 +46,11 @@ def test_the_text_has_the_worst_first_with_its_bytes(capsys: pytest.CaptureFixtu
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("migration ")
     assert lines[2] == "error (2): 1 load-failed, 1 ended-first"
-    assert re.fullmatch(r"  0\.\d{6} \d+ main> globalstate/0 \[load-failed\]", lines[3])
+    assert re.fullmatch(r"  0\.\d{6} \d+ main> 0000:00:05\.0/virtio-net/0 \[load-failed\]", lines[3])
     assert lines[4].startswith("    the destination gave up loading: it reset the connection (ECONNRESET)")
-    assert re.fullmatch(r" +\d+  7e 00 00 00 ..  +~\.\.\..", lines[5])
+    assert re.fullmatch(
+        r" +\d+  04 00 00 00 .. 17 30 30 30 30 3a .. .. .. .. ..  +\.\.\.\..\.0000:00:05", lines[5]
+    )
     assert lines.index("note (1): 1 attempt-cost") > lines.index(lines[2])
     assert lines[-1].startswith("Verdict: FAILED: the whole stream was sent, then the destination reset")
 

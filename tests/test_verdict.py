@@ -251,6 +251,21 @@ def test_verdict(name: str) -> None:
     assert re.match(case.message, found.message), found.message
 
 
+def test_a_channel_beside_the_main_one_is_named() -> None:
+    """Case 17: it was not the main channel that the destination reset."""
+    stream = Stream(
+        ((0, "fwd", SMALL_HEAD + FIRST_PASSES), (1, "fwd", streams.hello(3))),
+        (
+            ended("fwd", "reset", "destination", "ECONNRESET", connection=1),
+            ended("fwd", "eof", "source"),
+        ),
+    )
+    found = verdict(play(stream))
+    assert found.outcome == "reset"
+    where = f"at offset {len(SMALL_HEAD + FIRST_PASSES)} of main, "
+    assert found.message.startswith(f"the destination reset multifd-3 (ECONNRESET), {where}")
+
+
 @pytest.mark.parametrize("name", STREAMS)
 def test_catalogue(name: str) -> None:
     stream = STREAMS[name]

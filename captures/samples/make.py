@@ -8,7 +8,8 @@ file compressed. Beside the capture stand
     script.state.json.zst   what QEMU's own scripts/analyze-migration.py prints of the whole stream, memory
     script.desc.json.zst    and all (-d state, -d desc), where it can read it; it is not ours, hence --script
 
-`--golden` only decodes the captures that are there again, after a change that was meant to be seen.
+`--golden` only decodes the captures that are there again, after a change that was meant to be seen. The
+migrations that failed are made by failed.py.
 """
 
 import argparse
@@ -293,13 +294,13 @@ def make(name: str, recipe: Recipe, script: Path | None) -> None:
         sample = work / "sample"
         sample.mkdir()
         for path in sorted(proxy.capture().iterdir()):
-            _keep(sample, path.name, path.read_bytes())
+            keep(sample, path.name, path.read_bytes())
         (sample / "qemu.json").write_text(json.dumps(qemu, indent=1) + "\n")
         if script:
             for what in ("state", "desc"):
                 printed = _printed_by(script, "-d", what, "-f", str(work / "raw" / "connection-0.fwd"))
                 if printed is not None:
-                    _keep(sample, f"script.{what}.json", printed)
+                    keep(sample, f"script.{what}.json", printed)
         shutil.rmtree(HERE / name, ignore_errors=True)
         shutil.copytree(sample, HERE / name)
 
@@ -317,10 +318,11 @@ def decode(name: str) -> None:
     done = subprocess.run(command, capture_output=True, check=False)
     if done.returncode > 1:
         raise RuntimeError(f"{name}: exit code {done.returncode}: {done.stderr.decode()}")
-    _keep(HERE / name, "golden.ndjson", done.stdout)
+    keep(HERE / name, "golden.ndjson", done.stdout)
 
 
-def _keep(folder: Path, name: str, content: bytes) -> None:
+def keep(folder: Path, name: str, content: bytes) -> None:
+    """Put a file of a capture, or one beside it, into a sample."""
     if name == MANIFEST:
         (folder / name).write_bytes(content)
     else:

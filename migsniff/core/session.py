@@ -40,7 +40,7 @@ from migsniff.core.reached import Reached, may_drain, reached, settled
 from migsniff.core.returnpath import ReturnPathReader
 from migsniff.core.stream import MainReader
 from migsniff.core.tls import TlsConnection, TlsReader
-from migsniff.core.verdict import ConnectionEnd, judge, located
+from migsniff.core.verdict import BESIDE, ConnectionEnd, judge, located
 from migsniff.core.wire import MULTIFD_HELLO
 
 if TYPE_CHECKING:
@@ -402,7 +402,16 @@ class Session:
             connection.shut_behind_end = ended.by == "source" and back.shut is None
         offset = connection.queues[ended.direction].wire_end
         connection.ends.append(
-            ConnectionEnd(order, ended.direction, ended.how, ended.by, ended.error, offset, where)
+            ConnectionEnd(
+                order,
+                ended.direction,
+                ended.how,
+                ended.by,
+                ended.error,
+                offset,
+                where,
+                str(connection.name) if connection.role in BESIDE else "",
+            )
         )
         yield DirectionEnded(
             channel=connection.name or f"unknown-{connection.number}",

@@ -21,6 +21,7 @@ HOW = {
 }
 
 LOADING = f" while loading the package, whose PING {PACKAGE_LOADED} it did not answer"
+BESIDE = ("multifd", "preempt")  # channels that carry a part of a main channel's stream
 TOLD = 4  # channels whose end is told one by one
 
 Judgement = tuple[bool, str, str, int]
@@ -28,7 +29,10 @@ Judgement = tuple[bool, str, str, int]
 
 
 class ConnectionEnd(NamedTuple):
-    """How one direction ended; `order` counts over all connections of the migration."""
+    """How one direction ended; `order` counts over all connections of the migration.
+
+    `channel` is told where several connections carry one stream: "" for its main channel.
+    """
 
     order: int
     direction: Direction
@@ -37,6 +41,7 @@ class ConnectionEnd(NamedTuple):
     error: str | None
     offset: int
     where: str
+    channel: str
 
     def __str__(self) -> str:
         name = f" ({self.error})" if self.error else ""
@@ -44,7 +49,8 @@ class ConnectionEnd(NamedTuple):
             return "the file ends"
         if self.how == "refused":
             return f"the destination {HOW[self.how]}{name}"
-        return f"the {self.by} {HOW[self.how]}{name}"
+        how = HOW[self.how].replace("the connection", self.channel or "the connection")
+        return f"the {self.by} {how}{name}"
 
 
 def located(where: str) -> str:
@@ -142,7 +148,7 @@ def _without_main(
 ) -> Judgement:
     if encrypted := [c for c in connections if c.role == "tls"]:
         return _encrypted(encrypted)
-    if others := [c.name for c in connections if c.role in ("multifd", "preempt")]:
+    if others := [c.name for c in connections if c.role in BESIDE]:
         return False, "truncated", f"a main channel never came, only {', '.join(map(str, others))}", 0
     for connection in connections:
         if connection.head:

@@ -79,7 +79,7 @@ CODES: Final[dict[str, Code]] = {
         "error",
         "the destination gave up loading: {how}; {footers}; its log names one of {count}, as "
         '"Unknown savevm section or instance", "Missing section footer for" or "error while loading state '
-        'for instance 0x0 of device": {sections}; migsniff check tells which',
+        'for instance 0x0 of device", the likeliest first: {sections}; migsniff check tells which',
     ),
     # ------------------------------------------------------------ transport.py
     "stream-cut": Code(

@@ -6,10 +6,10 @@ without having been kept. Where that is not so (a name that is not plain text), 
 
 import struct
 
-from migsniff.core.events import CommandSent, RamBlock, RamBlocks, ReturnPathMessage, Section
+from migsniff.core.events import CommandSent, RamBlock, RamBlocks, ReturnPathMessage, Section, SectionType
 from migsniff.core.wire import ItemType, RamFlag
 
-KINDS = {
+KINDS: dict[SectionType, ItemType] = {
     "START": ItemType.SECTION_START,
     "PART": ItemType.SECTION_PART,
     "END": ItemType.SECTION_END,
@@ -24,13 +24,17 @@ def plain(text: str) -> bytes | None:
 
 def section_header(section: Section) -> bytes:
     """The header of a section."""
-    head = struct.pack(">BI", KINDS[section.section_type], section.section_id)
     if section.section_type not in ("START", "FULL"):
-        return head
-    name = plain(section.idstr)
-    if name is None:
-        return head
-    return head + bytes([len(name)]) + name + struct.pack(">II", section.instance_id, section.version_id)
+        return struct.pack(">BI", KINDS[section.section_type], section.section_id)
+    key = section.idstr, section.instance_id
+    return first_header(section.section_type, section.section_id, *key, section.version_id)
+
+
+def first_header(kind: SectionType, number: int, idstr: str, instance: int, version: int) -> bytes:
+    """The header with which a section begins; without its name if that may have been made readable."""
+    head = struct.pack(">BI", KINDS[kind], number)
+    name = plain(idstr)
+    return head if name is None else head + bytes([len(name)]) + name + struct.pack(">II", instance, version)
 
 
 def section_footer(section: Section) -> bytes:

@@ -17,8 +17,9 @@ from migsniff.core.events import (
     Verdict,
 )
 from migsniff.core.wire import EARLY
+from migsniff.expert.board import FIRMWARE, is_of_board, likeliest
 from migsniff.expert.codes import finding
-from migsniff.expert.evidence import block_entry, section_footer
+from migsniff.expert.evidence import block_entry, first_header, section_footer
 from migsniff.expert.framing import called
 from migsniff.expert.rules import Rule, rule
 from migsniff.show.words import memory, name, several
@@ -109,28 +110,37 @@ class Inventory(Rule):
             )
 
     def _devices(self, last: DeviceSection, how: str) -> Finding:
-        footer = section_footer(last)
         footers = "of the sections nothing tells whether they fit"
         if self.past.described and last.footer:
             footers = (
                 "in the stream each footer stands where the source's own description puts it, so what does "
                 "not fit is the destination's schema or command line"
             )
-        sections = sorted(self.past.sections, key=_likely_section)
+        sections = sorted(self.past.sections, key=likeliest)
         shown = ", ".join(f"{name(idstr)}/{instance}" for idstr, instance in sections[:SECTIONS])
         more = len(sections) - SECTIONS
+        section, offset, evidence = self._suspect(sections[0], last)
         return finding(
             "load-failed",
             last,
-            section=called(last),
-            offset=last.offset + last.size - len(footer),
-            size=len(footer),
-            evidence=footer,
+            section=section,
+            offset=offset,
+            size=len(evidence),
+            evidence=evidence,
             how=how,
             footers=footers,
             count=several(len(sections), "section"),
             sections=shown if more <= 0 else f"{shown} and {more} more",
         )
+
+    def _suspect(self, first: tuple[str, int], last: DeviceSection) -> tuple[str, int, bytes]:
+        """Where to look first: the header of what was added to the board, else the end of what was sent."""
+        if is_of_board(first):
+            footer = section_footer(last)
+            return called(last), last.offset + last.size - len(footer), footer
+        began, (idstr, instance) = self.past.sections[first], first
+        header = first_header(began.kind, began.number, idstr, instance, began.version)
+        return f"{idstr}/{instance}", began.offset, header
 
     def _how(self) -> str:
         end = self._end
@@ -149,12 +159,8 @@ class Inventory(Rule):
         return shown if more <= 0 else f"{shown} and {more} more"
 
 
-def _likely(block: RamBlock) -> tuple[bool, int]:
-    """The order in which blocks come into question: those of devices first, which come and go."""
-    return "/" not in block.name or block.name.startswith("/"), -block.length
-
-
-def _likely_section(section: tuple[str, int]) -> int:
-    """The order in which sections come into question: devices on buses, further instances, the rest."""
-    idstr, instance = section
-    return 0 if "/" in idstr else 1 if instance else 2
+def _likely(block: RamBlock) -> tuple[int, int]:
+    """The order in which blocks come into question: of devices, which come and go; guest memory; firmware."""
+    if "/" in block.name and not block.name.startswith("/"):
+        return 0, -block.length
+    return 1 + block.name.startswith(FIRMWARE), -block.length

@@ -9,7 +9,7 @@ called for them but where it may find something.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import ClassVar, Final
+from typing import ClassVar, Final, NamedTuple
 
 from migsniff.core.events import (
     CommandSent,
@@ -29,6 +29,7 @@ from migsniff.core.events import (
     RamSection,
     ReturnPathMessage,
     Section,
+    SectionType,
     TlsMessage,
     TlsRecords,
 )
@@ -44,6 +45,15 @@ ITEMS: Final = FREQUENT | {
     *(MultifdHello, TlsMessage, TlsRecords),
 }
 """What comes over the wire, and is not told twice."""
+
+
+class Began(NamedTuple):
+    """Where a section begins, and with its name what its header says."""
+
+    offset: int
+    kind: SectionType
+    number: int
+    version: int
 
 
 class Past:
@@ -72,7 +82,7 @@ class Past:
     def begin(self) -> None:
         """A main channel begins: the first one, or that of another try."""
         self.section: Section | None = None
-        self.sections: dict[tuple[str, int], None] = {}
+        self.sections: dict[tuple[str, int], Began] = {}
         self.device: DeviceSection | None = None
         self.last_device: DeviceSection | None = None
         self.described = False
@@ -102,8 +112,7 @@ class Past:
                 self.described |= event.described
                 return not event.described
             self.section = self.last_device = event
-            if len(self.sections) < MAX_SECTIONS:
-                self.sections[event.idstr, event.instance_id] = None
+            self._began(event)
             if self.device is None and self.parts > 1:
                 self.device = event
         return False
@@ -114,8 +123,15 @@ class Past:
             self.begin()
         elif isinstance(event, Section) and not self.lost(event):
             self.section = event
-            self.sections[event.idstr, event.instance_id] = None
+            self._began(event)
         self.item = event
+
+    def _began(self, event: Section) -> None:
+        """Keep where a section begins, not the last of its parts."""
+        key = event.idstr, event.instance_id
+        if key not in self.sections and len(self.sections) < MAX_SECTIONS:
+            place = Began(event.offset, event.section_type, event.section_id, event.version_id)
+            self.sections[key] = place
 
 
 class Pause(Event, frozen=True, kw_only=True):
