@@ -179,7 +179,8 @@ class Endings(Rule):
             return
         for number, (time, end) in enumerate(ends):
             early = number == 0 and times[1] - time > ALONE
-            if (end.how, end.by) == usual and not early:
+            # a destination that has loaded everything closes at any moment, maybe with a reset
+            if not early and (verdict.ok or (end.how, end.by) == usual):
                 continue
             packet = packets[end.channel]
             how = f"the {end.by} {_how(end)}"
