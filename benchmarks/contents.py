@@ -11,7 +11,8 @@ from pathlib import Path
 
 from benchmarks.table import Table
 from benchmarks.work import Work, in_turn, median
-from migsniff.core.events import Chunk, DirtySync, Opened
+from migsniff.core.arrivals import Chunk, Opened
+from migsniff.core.events import DirtySync
 from migsniff.core.session import Session
 from migsniff.show.extract import RamFiles
 from migsniff.show.folder import Folder

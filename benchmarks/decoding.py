@@ -15,7 +15,8 @@ from functools import partial
 from benchmarks import synthetic
 from benchmarks.table import Table
 from benchmarks.work import Work, in_turn, median
-from migsniff.core.events import Arrival, Chunk, DirtySync, Opened, RamSection, Verdict
+from migsniff.core.arrivals import Arrival, Chunk, Opened
+from migsniff.core.events import DirtySync, RamSection, Verdict
 from migsniff.core.session import Session
 from migsniff.core.wire import FILE_MAGIC
 

@@ -8,7 +8,12 @@ from contextlib import closing, contextmanager
 from typing import Final, TextIO
 
 from migsniff.core.errors import PROBLEMS, StreamProblem, UsageError, problem_text
-from migsniff.core.events import Event, Finding, Undecodable, Verdict
+from migsniff.core.events import (
+    Event,
+    Finding,
+    Undecodable,
+    Verdict,
+)
 from migsniff.feed.files import Source, open_source
 from migsniff.offline import decode, session_for
 from migsniff.pipeline import Pipeline, Sink

@@ -1,12 +1,9 @@
 """The command line: commands, their arguments, and what those may be."""
 
 import argparse
-from typing import Final
 
 import migsniff
-
-MAX_DRAIN: Final = 3600  # seconds
-SIZES: Final = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+from migsniff.argumenttypes import autostop, offset, port, positive, seconds
 
 
 def parser() -> argparse.ArgumentParser:
@@ -68,7 +65,7 @@ def _add_proxy(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-decode", action="store_true", help="only forward: nothing is shown or saved")
     parser.add_argument(
         "--drain-after-failure",
-        type=_seconds,
+        type=seconds,
         default=0.0,
         metavar="N",
         help="when the destination has gone, read on from the source for N seconds, into the capture, before "
@@ -200,11 +197,11 @@ def _add_diff(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-ram", dest="ram", action="store_false", help="do not compare guest memory")
     each = "given twice: of A, and of B"
     parser.add_argument(
-        "--port", type=_port, action="append", default=[], metavar="N", help=f"of a packet capture; {each}"
+        "--port", type=port, action="append", default=[], metavar="N", help=f"of a packet capture; {each}"
     )
     parser.add_argument(
         "--offset",
-        type=_offset,
+        type=offset,
         action="append",
         default=[],
         metavar="N",
@@ -219,7 +216,7 @@ def _add_diff(parser: argparse.ArgumentParser) -> None:
 def _add_place(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--offset",
-        type=_offset,
+        type=offset,
         default=0,
         metavar="N",
         help="where the stream begins in the file, bytes (suffix k, M, G; 0x: hex): migrate file:F,offset=N",
@@ -241,7 +238,7 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
 
 def _add_port(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--port", type=_port, metavar="N", help="of a packet capture: all connections to this port, none else"
+        "--port", type=port, metavar="N", help="of a packet capture: all connections to this port, none else"
     )
 
 
@@ -331,13 +328,13 @@ def _add_log(parser: argparse.ArgumentParser) -> None:
         help="times: absolute with date, or relative (default)",
     )
     log.add_argument("-l", dest="flush_each", action="store_true", help="flush after each record")
-    log.add_argument("-c", dest="count", type=_positive, metavar="N", help="end the log after N records")
+    log.add_argument("-c", dest="count", type=positive, metavar="N", help="end the log after N records")
     log.add_argument(
         "-a",
         dest="autostop",
         action="append",
         default=[],
-        type=_autostop,
+        type=autostop,
         metavar="duration:S|size:N",
         help="end the log after S seconds or N bytes (suffix k, M, G) of migration",
     )
@@ -406,53 +403,3 @@ def _add_descriptions(parser: argparse.ArgumentParser) -> None:
         action.add_argument(
             "-T", dest="format", choices=("text", "json"), default="text", help="output format"
         )
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-    return int(text)
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0
-    if not 0 < seconds <= MAX_DRAIN:  # nan is not, either
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0 and up to {MAX_DRAIN}")
-    return seconds
-
-
-def _port(text: str) -> int:
-    if not text.isdecimal() or not 0 < int(text) < 65536:
-        raise argparse.ArgumentTypeError(f"{text!r} is no port number")
-    return int(text)
-
-
-def _offset(text: str) -> int:
-    """Bytes, decimal with a suffix or hexadecimal."""
-    try:
-        unit = text[-1:].lower() if text[-1:].lower() in SIZES and not text.startswith("0x") else ""
-        offset = int(text[: len(text) - len(unit)], 0) * SIZES[unit]
-        if 0 <= offset < 1 << 63:
-            return offset
-    except ValueError:
-        pass
-    raise argparse.ArgumentTypeError(f"{text!r} is no offset in bytes")
-
-
-def _autostop(text: str) -> tuple[str, int]:
-    """duration:S in µs, or size:N in bytes."""
-    kind, _, value = text.partition(":")
-    try:
-        if kind == "duration" and float(value) > 0:
-            return kind, int(float(value) * 1e6)
-        if kind == "size":
-            unit = value[-1:].lower() if not value[-1:].isdecimal() else ""
-            size = int(value[: len(value) - len(unit)]) * SIZES[unit]
-            if size > 0:
-                return kind, size
-    except (ValueError, KeyError, OverflowError):
-        pass
-    raise argparse.ArgumentTypeError(f"{text!r} is neither duration:SECONDS nor size:BYTES")

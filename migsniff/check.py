@@ -10,7 +10,12 @@ import msgspec
 
 from migsniff.compare.checker import Checker, Local, called
 from migsniff.core.errors import CaptureError, UsageError
-from migsniff.core.events import DeviceSection, Event, Finding, Verdict
+from migsniff.core.events import (
+    DeviceSection,
+    Event,
+    Finding,
+    Verdict,
+)
 from migsniff.destination import NOT_A_STREAM, read_destination
 from migsniff.offline import survey_asked
 from migsniff.show.findings import dump

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from migsniff.core.events import Chunk, Direction
+from migsniff.core.arrivals import Chunk, Direction
 from migsniff.core.session import Session
 from migsniff.feed.files import open_source
 from migsniff.proxy import serve

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from migsniff.core.errors import CaptureError, UsageError
-from migsniff.core.events import Configuration, DescriptionFound, DeviceSection, Event, Verdict
+from migsniff.core.events import (
+    Configuration,
+    DescriptionFound,
+    DeviceSection,
+    Event,
+    Verdict,
+)
 from migsniff.feed.descriptions import Described, Descriptions, Entry, MachineFile, Store, sound
 from migsniff.show.words import escape, name, several
 

@@ -7,8 +7,15 @@ from contextlib import nullcontext
 from typing import BinaryIO, Final
 
 import migsniff
+from migsniff.core.arrivals import (
+    Arrival,
+    Chunk,
+    Data,
+    Ended,
+    Opened,
+)
 from migsniff.core.errors import CaptureError, UsageError
-from migsniff.core.events import Arrival, Chunk, Data, Ended, Event, Opened, Verdict
+from migsniff.core.events import Event, Verdict
 from migsniff.core.session import Session
 from migsniff.expert import themes as themes  # registers the rules
 from migsniff.expert.rules import Expert

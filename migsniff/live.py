@@ -14,8 +14,7 @@ from typing import Final
 
 import msgspec
 
-from migsniff.core.errors import problem_text
-from migsniff.core.events import (
+from migsniff.core.arrivals import (
     Arrival,
     Chunk,
     Ended,
@@ -25,6 +24,7 @@ from migsniff.core.events import (
     Noted,
     Opened,
 )
+from migsniff.core.errors import problem_text
 from migsniff.core.reached import UNREAD
 from migsniff.feed.capture import CaptureWriter
 from migsniff.feed.captureformat import MAX_CONNECTIONS

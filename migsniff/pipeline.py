@@ -3,7 +3,14 @@
 from collections.abc import Generator, Iterable
 from typing import Protocol
 
-from migsniff.core.events import BREATH, Arrival, Chunk, Event, Finding, Undecodable, Verdict
+from migsniff.core.arrivals import Arrival, Chunk
+from migsniff.core.events import (
+    BREATH,
+    Event,
+    Finding,
+    Undecodable,
+    Verdict,
+)
 from migsniff.core.session import Session
 from migsniff.expert import themes as themes  # registers the rules
 from migsniff.expert.rules import Expert

@@ -12,17 +12,16 @@ from itertools import pairwise
 from typing import ClassVar, Final
 
 from migsniff.core import wire
+from migsniff.core.arrivals import Chunk, Direction
 from migsniff.core.bytequeue import ByteQueue, Steps
 from migsniff.core.channel import DirectionDecoder, Reader
 from migsniff.core.context import Context
 from migsniff.core.devices import DeviceStateBudget
 from migsniff.core.events import (
-    Chunk,
     CommandSent,
     Configuration,
     DescriptionFound,
     DeviceSection,
-    Direction,
     EndOfStream,
     Event,
     Header,

@@ -6,7 +6,7 @@ import signal
 from collections.abc import Callable
 from typing import Final
 
-from migsniff.core.events import Chunk
+from migsniff.core.arrivals import Chunk
 from migsniff.feed.flows import Flows, Found, Migration
 from migsniff.feed.interface import Interface
 from migsniff.feed.packets import segment

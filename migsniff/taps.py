@@ -5,7 +5,15 @@ from datetime import UTC, datetime
 from secrets import token_hex
 from typing import Final
 
-from migsniff.core.events import Chunk, Direction, Ended, EndKind, Noted, Opened, Party
+from migsniff.core.arrivals import (
+    Chunk,
+    Direction,
+    Ended,
+    EndKind,
+    Noted,
+    Opened,
+    Party,
+)
 from migsniff.feed.forwarding import LegName
 from migsniff.feed.grouping import ENOUGH, MULTIFD, Group, Opening, group_of, opening_of
 from migsniff.live import LiveMigration, Question

@@ -5,7 +5,8 @@ from collections.abc import Iterable
 from functools import cache
 from typing import Any
 
-from migsniff.core.events import Assumed, DescriptionFound, DeviceSection, Remembered
+from migsniff.core.arrivals import Assumed, Remembered
+from migsniff.core.events import DescriptionFound, DeviceSection
 from tests import rawsamples
 from tests.playing import of, play
 

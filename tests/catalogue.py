@@ -2,7 +2,7 @@
 
 import struct
 
-from migsniff.core.events import Direction
+from migsniff.core.arrivals import Direction
 from migsniff.core.wire import Command, ItemType, ReturnPathType
 from tests import tlsstreams
 from tests.playing import Stream, precopy

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable
 
-from migsniff.core.events import Arrival, Event, Finding
+from migsniff.core.arrivals import Arrival
+from migsniff.core.events import Event, Finding
 from migsniff.core.session import Session
 from migsniff.expert import themes as themes  # registers the rules
 from migsniff.expert.rules import Expert

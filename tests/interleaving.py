@@ -9,7 +9,13 @@ import random
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from migsniff.core.events import Arrival, Chunk, Direction, Ended, Opened
+from migsniff.core.arrivals import (
+    Arrival,
+    Chunk,
+    Direction,
+    Ended,
+    Opened,
+)
 from migsniff.core.wire import FILE_MAGIC, MULTIFD_MAGIC, U32
 from tests.playing import Cut, Stream, whole
 

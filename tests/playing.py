@@ -4,20 +4,18 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-from migsniff.core.events import (
+from migsniff.core.arrivals import (
     Arrival,
     Chunk,
     Data,
     Direction,
     Ended,
-    Event,
     Learned,
     LearnedTls,
     Noted,
     Opened,
-    RamPages,
-    Verdict,
 )
+from migsniff.core.events import Event, RamPages, Verdict
 from migsniff.core.session import Session
 
 

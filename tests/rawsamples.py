@@ -9,8 +9,8 @@ from functools import cache
 from pathlib import Path
 from unittest import mock
 
+from migsniff.core.arrivals import Chunk, Direction, Ended
 from migsniff.core.bytequeue import ByteQueue
-from migsniff.core.events import Chunk, Direction, Ended
 from migsniff.core.session import Session
 from migsniff.feed.files import open_source
 from tests.playing import Stream
@@ -53,7 +53,7 @@ def raw(name: str) -> Stream:
     pieces: list[tuple[int, Direction, bytes]] = []
     ends: list[Ended] = []
     lengths: dict[tuple[int, Direction], int] = {}
-    with mock.patch("migsniff.core.session.ByteQueue", FillingQueue):
+    with mock.patch("migsniff.core.connection.ByteQueue", FillingQueue):
         session = Session()
         for arrival in open_source(str(FOLDER / name)).arrivals():
             if not isinstance(arrival, Chunk):

@@ -22,7 +22,7 @@ from typing import Any, Self
 
 import pytest
 
-from migsniff.core.events import Direction, EndKind, Party
+from migsniff.core.arrivals import Direction, EndKind, Party
 from migsniff.feed.endpoints import Endpoint, SocketAddress, parse_endpoint
 from migsniff.feed.relay import LegName, Relay, Tap
 

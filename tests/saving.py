@@ -8,8 +8,15 @@ from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 
+from migsniff.core.arrivals import (
+    Arrival,
+    Chunk,
+    Direction,
+    Ended,
+    Learned,
+    Opened,
+)
 from migsniff.core.errors import CaptureError
-from migsniff.core.events import Arrival, Chunk, Direction, Ended, Learned, Opened
 from migsniff.feed.capture import CaptureWriter
 from migsniff.feed.captureformat import RamMode
 from migsniff.feed.captureread import open_capture

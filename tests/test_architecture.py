@@ -33,14 +33,17 @@ CORE = ROOT / "core"
 # Each module of core imports only from lines above its own.
 LAYERS = (
     ("errors", "wire"),
+    ("arrivals",),
     ("events",),
     ("bytequeue", "contents", "hotranges", "registry", "rounds", "text"),
     ("fieldtypes", "oldstyle", "description", "inflaters", "messages", "multifdfacts", "pageencodings"),
     ("names",),
+    ("tallies",),
     ("pages",),
     ("multifdmethods",),
     ("faults", "vmdesc", "pagecount", "livesections"),
     ("context",),
+    ("assumingwalk",),
     ("assumed", "mappedram", "pagesize", "sectionend"),
     ("devices",),
     ("blocklist", "configuration"),
@@ -49,6 +52,7 @@ LAYERS = (
     ("colo",),
     ("channel", "reached"),
     ("verdict",),
+    ("connection",),
     ("session",),
 )
 WITH_NUMPY = {
@@ -58,6 +62,7 @@ WITH_NUMPY = {
     "hotranges",
     "mappedram",
     "multifd",
+    "tallies",
     "pagecount",
     "pages",
     "ram",
@@ -99,6 +104,7 @@ ALSO_SEEN = {
     "expert": {"migsniff.show.words"},
 }
 SEEN_OUTSIDE = {
+    "migsniff.core.arrivals",
     "migsniff.core.events",
     "migsniff.core.errors",
     "migsniff.core.contents",

@@ -10,7 +10,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from migsniff.core.events import Assumed, DeviceSection, Event, Field, Finding, Remembered
+from migsniff.core.arrivals import Assumed, Remembered
+from migsniff.core.events import (
+    DeviceSection,
+    Event,
+    Field,
+    Finding,
+)
 from migsniff.core.session import Session
 from tests import rawsamples, streams
 from tests.assuming import assumed, descriptions, handmade

@@ -12,15 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from migsniff.core.arrivals import Chunk, Ended, Opened
 from migsniff.core.events import (
-    Chunk,
     DescriptionFound,
     DeviceSection,
     DirtySync,
-    Ended,
     Event,
     Finding,
-    Opened,
     RamBlocks,
     Undecodable,
 )

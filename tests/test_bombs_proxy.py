@@ -12,7 +12,8 @@ from zlib import crc32
 import pytest
 import zstandard
 
-from migsniff.core.events import Chunk, Event, Opened, Undecodable
+from migsniff.core.arrivals import Chunk, Opened
+from migsniff.core.events import Event, Undecodable
 from migsniff.core.session import Session
 from migsniff.live import MAX_BEHIND
 from tests.qemu import poll

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from migsniff.core.arrivals import Chunk
 from migsniff.core.bytequeue import ByteQueue
 from migsniff.core.errors import StreamProblem
-from migsniff.core.events import Chunk
 
 DATA = bytes(range(100))
 

@@ -9,7 +9,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from migsniff.core.events import Arrival, Chunk, Direction, Ended, Event, Learned
+from migsniff.core.arrivals import (
+    Arrival,
+    Chunk,
+    Direction,
+    Ended,
+    Learned,
+)
+from migsniff.core.events import Event
 from migsniff.core.session import Session
 from migsniff.feed.captureread import open_capture
 from tests.saving import (

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from migsniff.core.events import Chunk, Ended, Opened
+from migsniff.core.arrivals import Chunk, Ended, Opened
 from migsniff.feed.captureformat import NoteLine
 from migsniff.feed.captureread import open_capture
 from tests.saving import (

@@ -16,8 +16,13 @@ import pytest
 import zstandard
 from msgspec.structs import replace
 
+from migsniff.core.arrivals import (
+    Arrival,
+    Chunk,
+    Ended,
+    Opened,
+)
 from migsniff.core.errors import CaptureError
-from migsniff.core.events import Arrival, Chunk, Ended, Opened
 from migsniff.feed.captureformat import MAX_CONNECTIONS, RamMode
 from migsniff.feed.captureread import open_capture
 from migsniff.feed.container import BLOCK_HEADER, DIRECTIONS, FILE_HEADER, block_header, file_header

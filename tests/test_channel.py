@@ -5,11 +5,18 @@ from collections.abc import Iterator
 
 import pytest
 
+from migsniff.core.arrivals import Chunk
 from migsniff.core.bytequeue import ByteQueue, Steps
 from migsniff.core.channel import DirectionDecoder, classify
 from migsniff.core.context import Context
 from migsniff.core.errors import StreamProblem
-from migsniff.core.events import Chunk, Event, Header, Opaque, RamBlock, Undecodable
+from migsniff.core.events import (
+    Event,
+    Header,
+    Opaque,
+    RamBlock,
+    Undecodable,
+)
 from tests.streams import HEADER, command, hello, normal, zero
 
 

@@ -2,7 +2,13 @@
 
 import pytest
 
-from migsniff.core.events import ColoMessage, DeviceSection, EndOfStream, RamSection, Undecodable
+from migsniff.core.events import (
+    ColoMessage,
+    DeviceSection,
+    EndOfStream,
+    RamSection,
+    Undecodable,
+)
 from tests.catalogue import STREAMS
 from tests.playing import Cut, Stream, bytewise, of, pieces_of, play, verdict, whole
 from tests.streams import EOF, colo

@@ -5,16 +5,18 @@ from collections.abc import Iterator
 
 import pytest
 
-from migsniff.core.events import (
+from migsniff.core.arrivals import (
     Arrival,
     Chunk,
-    DescriptionFound,
-    Draining,
     Ended,
-    Event,
-    Finding,
     Noted,
     Opened,
+)
+from migsniff.core.events import (
+    DescriptionFound,
+    Draining,
+    Event,
+    Finding,
     RamPages,
     Verdict,
 )

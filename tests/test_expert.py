@@ -6,22 +6,24 @@ from pathlib import Path
 
 import pytest
 
-from migsniff.core.errors import PROBLEM_SEVERITIES, PROBLEMS
-from migsniff.core.events import (
+from migsniff.core.arrivals import (
     Arrival,
     Chunk,
-    DirtySync,
     Ended,
+    Noted,
+    Opened,
+    TlsFacts,
+)
+from migsniff.core.errors import PROBLEM_SEVERITIES, PROBLEMS
+from migsniff.core.events import (
+    DirtySync,
     Event,
     Finding,
     HotRange,
-    Noted,
-    Opened,
     PageCounts,
     RamBlock,
     RamBlocks,
     TcpInfo,
-    TlsFacts,
     TlsMessage,
     TlsRecords,
     Verdict,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from migsniff.cli import main
-from migsniff.core.events import Chunk
+from migsniff.core.arrivals import Chunk
 from migsniff.export import pieces
 from migsniff.feed.pcapwrite import MAX_PAYLOAD
 from tests.qcow2images import Made

@@ -6,13 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from migsniff.core.arrivals import Chunk, Direction, Opened
 from migsniff.core.events import (
-    Chunk,
-    Direction,
     Event,
     Finding,
     LoosePages,
-    Opened,
     PageFault,
     RamSection,
     ReturnPathMessage,

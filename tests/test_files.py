@@ -13,8 +13,13 @@ from pathlib import Path
 import pytest
 import zstandard
 
+from migsniff.core.arrivals import (
+    Arrival,
+    Chunk,
+    Ended,
+    Opened,
+)
 from migsniff.core.errors import CaptureError
-from migsniff.core.events import Arrival, Chunk, Ended, Opened
 from migsniff.feed.files import open_source
 from migsniff.feed.pieces import PIECE
 from migsniff.feed.recognise import recognise

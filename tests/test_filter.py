@@ -9,7 +9,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from migsniff.core.events import UNLISTED, DeviceSection, Event, Field, Finding, MultifdPacket, Value
+from migsniff.core.events import (
+    UNLISTED,
+    DeviceSection,
+    Event,
+    Field,
+    Finding,
+    MultifdPacket,
+    Value,
+)
 from migsniff.filter.compile import MAX_SEARCHED, Column, Filter
 from migsniff.filter.errors import FilterError
 from migsniff.filter.names import PREFIXES

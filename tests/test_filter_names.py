@@ -8,7 +8,13 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from migsniff.core.events import Event, Finding, PageCounts, Severity, Undecodable
+from migsniff.core.events import (
+    Event,
+    Finding,
+    PageCounts,
+    Severity,
+    Undecodable,
+)
 from migsniff.filter.compile import Column, Filter
 from migsniff.filter.descriptions import ARGUMENTS, DESCRIPTIONS
 from migsniff.filter.names import PREFIXES, Kind, listed, names

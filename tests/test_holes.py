@@ -2,14 +2,12 @@
 
 import pytest
 
+from migsniff.core.arrivals import Chunk, Ended, Opened
 from migsniff.core.events import (
-    Chunk,
     CommandSent,
     DeviceSection,
-    Ended,
     EndOfStream,
     Event,
-    Opened,
     RamSection,
     Undecodable,
 )

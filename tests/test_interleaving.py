@@ -9,12 +9,11 @@ from typing import Any
 
 import pytest
 
+from migsniff.core.arrivals import Direction, Ended
 from migsniff.core.errors import PROBLEMS
 from migsniff.core.events import (
-    Direction,
     DirectionEnded,
     DirtySync,
-    Ended,
     Event,
     Finding,
     LoosePages,

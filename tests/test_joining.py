@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from migsniff.core.events import Direction, Event, MultifdPacket, Verdict
+from migsniff.core.arrivals import Direction
+from migsniff.core.events import Event, MultifdPacket, Verdict
 from migsniff.live import LiveMigration
 from migsniff.taps import MAX_PAUSED, MigrationTap
 from tests.catalogue import POSTCOPY, STREAMS

@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 
 from migsniff.core import events
-from migsniff.core.events import UNLISTED, Event, Field, Finding, PageCounts, RamBlock, RamPages, record
+from migsniff.core.events import (
+    UNLISTED,
+    Event,
+    Field,
+    Finding,
+    PageCounts,
+    RamBlock,
+    RamPages,
+    record,
+)
 from migsniff.show.json import JsonLog
 from tests.synthetic import PRECOPY, device
 

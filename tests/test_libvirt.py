@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import zstandard
 
+from migsniff.core.arrivals import Chunk
 from migsniff.core.errors import CaptureError
-from migsniff.core.events import Chunk
 from migsniff.core.session import Session
 from migsniff.feed.files import open_source
 from migsniff.feed.libvirt import HEADER_SIZE, MAX_DATA, MAX_XML, domain_facts

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from migsniff.core.events import UNLISTED, Arrival, Event, Undecodable
+from migsniff.core.arrivals import Arrival
+from migsniff.core.events import UNLISTED, Event, Undecodable
 from migsniff.core.session import Session
 from migsniff.feed.capture import CaptureWriter
 from migsniff.live import LiveMigration

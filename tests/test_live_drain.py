@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from migsniff.core.arrivals import Arrival, Chunk
 from migsniff.core.events import (
-    Arrival,
-    Chunk,
     DescriptionFound,
     DeviceSection,
     Draining,

@@ -4,7 +4,13 @@ import struct
 
 import pytest
 
-from migsniff.core.events import Chunk, Event, LiveSection, SectionType, Undecodable
+from migsniff.core.arrivals import Chunk
+from migsniff.core.events import (
+    Event,
+    LiveSection,
+    SectionType,
+    Undecodable,
+)
 from migsniff.core.livesections import LIVE_SECTIONS, live_section
 from migsniff.core.session import Session
 from migsniff.core.wire import ItemType

@@ -7,11 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from migsniff.core import multifdfacts
+from migsniff.core.arrivals import Chunk, Direction
 from migsniff.core.errors import StreamProblem
 from migsniff.core.events import (
     ChannelFound,
-    Chunk,
-    Direction,
     DirectionEnded,
     DirtySync,
     EndOfStream,

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from migsniff.core import pages
 from migsniff.core.events import RamBlock
-from migsniff.core.pages import GuestBlock, GuestMemory
+from migsniff.core.pages import GuestMemory
+from migsniff.core.tallies import GuestBlock
 from migsniff.core.wire import MAX_PAGE_STATE_SLACK, PAGE_STATE_SEGMENT
 
 PAGE = 4096

@@ -2,7 +2,14 @@
 
 import pytest
 
-from migsniff.core.events import Arrival, Chunk, Ended, Learned, Opened, Undecodable
+from migsniff.core.arrivals import (
+    Arrival,
+    Chunk,
+    Ended,
+    Learned,
+    Opened,
+)
+from migsniff.core.events import Undecodable
 from migsniff.core.pagesize import page_size_of_machine
 from migsniff.core.session import Session
 from migsniff.core.wire import PAGE_SIZES

@@ -13,8 +13,14 @@ from pathlib import Path
 import pytest
 
 from migsniff.cli import main
+from migsniff.core.arrivals import (
+    Arrival,
+    Chunk,
+    Ended,
+    Opened,
+)
 from migsniff.core.errors import CaptureError
-from migsniff.core.events import Arrival, Chunk, Ended, Event, Opened
+from migsniff.core.events import Event
 from migsniff.core.session import Session
 from migsniff.feed.flows import MAX_RUNNING, Flows
 from migsniff.feed.packets import ETHERNET, segment

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
+from migsniff.core.arrivals import Direction
 from migsniff.core.events import (
     ChannelFound,
-    Direction,
     DirectionEnded,
     EndOfStream,
     Finding,

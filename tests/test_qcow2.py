@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
+from migsniff.core.arrivals import Chunk
 from migsniff.core.errors import CaptureError
-from migsniff.core.events import Chunk, Header
+from migsniff.core.events import Header
 from migsniff.core.session import Session
 from migsniff.feed.files import open_source
 from migsniff.feed.qcow2 import MAX_HOLE, Image, SnapshotChoice

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from migsniff.core.events import Direction
+from migsniff.core.arrivals import Direction
 from migsniff.feed import draining
 from tests.relaying import TCP, Peer, RecordingTap, Rig, until
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from migsniff.core.events import Direction
+from migsniff.core.arrivals import Direction
 from migsniff.feed import sockets
 from migsniff.feed.endpoints import Endpoint
 from migsniff.feed.relay import Keepalive

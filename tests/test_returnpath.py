@@ -4,7 +4,13 @@ import struct
 
 import pytest
 
-from migsniff.core.events import DirectionEnded, Event, Opaque, ReturnPathMessage, Undecodable
+from migsniff.core.events import (
+    DirectionEnded,
+    Event,
+    Opaque,
+    ReturnPathMessage,
+    Undecodable,
+)
 from migsniff.core.session import Session
 from migsniff.core.wire import MAX_RECV_BITMAP, ReturnPathType
 from tests.catalogue import SMALL_HEAD

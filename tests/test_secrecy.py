@@ -17,13 +17,11 @@ from unittest import mock
 import pytest
 
 from migsniff.cli import main
+from migsniff.core.arrivals import Chunk, Direction, Ended
 from migsniff.core.events import (
-    Chunk,
     CommandSent,
     DeviceSection,
-    Direction,
     DirectionEnded,
-    Ended,
     Event,
     LiveSection,
     Undecodable,

@@ -6,16 +6,18 @@ from typing import Any
 
 import pytest
 
+from migsniff.core.arrivals import (
+    Arrival,
+    Chunk,
+    Ended,
+    Opened,
+)
 from migsniff.core.events import (
     BREATH,
-    Arrival,
     ChannelFound,
-    Chunk,
     DirectionEnded,
-    Ended,
     Event,
     Opaque,
-    Opened,
     RamPages,
     RamSection,
     ReturnPathMessage,

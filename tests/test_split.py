@@ -8,7 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from migsniff.core.events import Direction, Event, Finding, PageFault
+from migsniff.core.arrivals import Direction
+from migsniff.core.events import Event, Finding, PageFault
 from migsniff.core.session import Session
 from tests import rawsamples, streams
 from tests.catalogue import SMALL_HEAD, STREAMS, passes

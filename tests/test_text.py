@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from migsniff.core import events
+from migsniff.core.arrivals import Direction, TlsFacts
 from migsniff.core.events import (
     UNLISTED,
     BlockPages,
@@ -39,7 +40,6 @@ from migsniff.core.events import (
     RamSection,
     ReturnPathMessage,
     TlsEnded,
-    TlsFacts,
     TlsMessage,
     TlsRecords,
     Undecodable,
@@ -426,7 +426,7 @@ def test_columns_are_aligned_and_the_important_ones_fit_80() -> None:
     ("direction", "column"),
     [("fwd", "main>"), ("rev", "main<")],
 )
-def test_direction(direction: events.Direction, column: str) -> None:
+def test_direction(direction: Direction, column: str) -> None:
     event = EndOfStream(channel="main", direction=direction, offset=0, size=1)
     assert lines_of((0, event))[0].split()[2] == column
 

@@ -10,14 +10,16 @@ from typing import Any
 
 import pytest
 
-from migsniff.core.events import (
+from migsniff.core.arrivals import (
     Arrival,
     Chunk,
-    Event,
     LearnedTls,
     Opened,
-    TlsEnded,
     TlsFacts,
+)
+from migsniff.core.events import (
+    Event,
+    TlsEnded,
     TlsMessage,
     TlsRecords,
 )

@@ -2,11 +2,11 @@
 
 import pytest
 
+from migsniff.core.arrivals import Direction
 from migsniff.core.events import (
     ChannelFound,
     Configuration,
     DeviceSection,
-    Direction,
     DirectionEnded,
     DirtySync,
     EndOfStream,

@@ -5,7 +5,15 @@ from dataclasses import dataclass
 
 import pytest
 
-from migsniff.core.events import Chunk, Direction, Ended, EndKind, Opened, Party, Undecodable, Verdict
+from migsniff.core.arrivals import (
+    Chunk,
+    Direction,
+    Ended,
+    EndKind,
+    Opened,
+    Party,
+)
+from migsniff.core.events import Undecodable, Verdict
 from migsniff.core.session import Session
 from migsniff.core.wire import Command
 from tests import catalogue, streams, tlsstreams

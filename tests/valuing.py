@@ -5,7 +5,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from migsniff.core.events import Configuration, DeviceSection, Event, Field
+from migsniff.core.events import (
+    Configuration,
+    DeviceSection,
+    Event,
+    Field,
+)
 from migsniff.feed.files import open_source
 from migsniff.offline import decode, session_for
 from migsniff.pipeline import Pipeline

@@ -9,7 +9,13 @@ import msgspec
 from msgspec.structs import replace
 
 from migsniff.compare.inventory import Inventory
-from migsniff.core.events import ChannelFound, DeviceSection, Event, Field, MultifdPacket
+from migsniff.core.events import (
+    ChannelFound,
+    DeviceSection,
+    Event,
+    Field,
+    MultifdPacket,
+)
 from migsniff.show.extract import RamFiles
 from migsniff.show.words import escape
 

@@ -10,7 +10,7 @@ from migsniff.core.context import Context
 from migsniff.core.errors import StreamProblem
 from migsniff.core.events import Event, RamBlock, RamBlocks
 from migsniff.core.mappedram import read_mapped_pages
-from migsniff.core.pages import Tallies, Tally
+from migsniff.core.tallies import Tallies, Tally
 from migsniff.core.text import readable
 from migsniff.core.wire import (
     CAPABILITY_IGNORE_SHARED,

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from migsniff.core.arrivals import Chunk, Data
 from migsniff.core.errors import StreamProblem
-from migsniff.core.events import Chunk, Data, Event
+from migsniff.core.events import Event
 from migsniff.core.wire import U8, U16, U32, U64
 
 if TYPE_CHECKING:

@@ -5,10 +5,16 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 import numpy as np
 
+from migsniff.core.arrivals import Chunk, Direction
 from migsniff.core.bytequeue import ByteQueue, Steps
 from migsniff.core.context import Context
 from migsniff.core.errors import StreamProblem
-from migsniff.core.events import EVIDENCE, Chunk, Direction, Event, Opaque, Undecodable
+from migsniff.core.events import (
+    EVIDENCE,
+    Event,
+    Opaque,
+    Undecodable,
+)
 from migsniff.core.ram import RamReader
 from migsniff.core.wire import (
     FILE_MAGIC,

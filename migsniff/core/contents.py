@@ -6,8 +6,8 @@ what is in them. Sources: migration/xbzrle.c and migration/ram.c, QEMU 5.2 to 11
 
 import zlib
 
+from migsniff.core.arrivals import Data
 from migsniff.core.errors import StreamProblem
-from migsniff.core.events import Data
 
 
 def apply_delta(page: bytearray, data: Data, at: int, end: int) -> None:

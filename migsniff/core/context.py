@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from migsniff.core.events import Assumed
+from migsniff.core.arrivals import Assumed
 from migsniff.core.faults import PageRequests
 from migsniff.core.multifdfacts import MultifdFacts
 from migsniff.core.pages import GuestMemory

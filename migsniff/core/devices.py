@@ -8,18 +8,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from migsniff.core.arrivals import Data, Remembered
 from migsniff.core.assumed import Assumptions, Guess
 from migsniff.core.bytequeue import ByteQueue, Steps
 from migsniff.core.context import Context, SectionFacts
 from migsniff.core.errors import StreamProblem
 from migsniff.core.events import (
     EVIDENCE,
-    Data,
     DeviceSection,
     Event,
     Field,
     Finding,
-    Remembered,
     problem_finding,
 )
 from migsniff.core.sectionend import FOOTER_SIZE, parse_header, search_end

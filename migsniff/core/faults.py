@@ -6,8 +6,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from migsniff.core.events import Direction, PageFault
-from migsniff.core.pages import GuestBlock, GuestMemory
+from migsniff.core.arrivals import Direction
+from migsniff.core.events import PageFault
+from migsniff.core.pages import GuestMemory
+from migsniff.core.tallies import GuestBlock
 from migsniff.core.wire import MAX_PAGE_REQUESTS
 
 

@@ -8,9 +8,9 @@ data would make. Sources: migration/multifd-zlib.c, -zstd.c, -qpl.c, -uadk.c, -q
 import zlib
 from typing import IO, Final, cast
 
+from migsniff.core.arrivals import Data
 from migsniff.core.contents import inflate
 from migsniff.core.errors import StreamProblem
-from migsniff.core.events import Data
 from migsniff.core.wire import U32
 
 WHAT: Final = "the packet"

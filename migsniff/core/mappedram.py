@@ -14,7 +14,7 @@ from migsniff.core.bytequeue import ByteQueue, Steps
 from migsniff.core.context import Context
 from migsniff.core.errors import StreamProblem
 from migsniff.core.events import Event, RamBlock, RamPages
-from migsniff.core.pages import Tally
+from migsniff.core.tallies import Tally
 from migsniff.core.wire import (
     MAPPED_RAM_HEADER,
     MAPPED_RAM_VERSION,

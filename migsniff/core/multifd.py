@@ -24,7 +24,7 @@ from migsniff.core.events import (
     problem_finding,
 )
 from migsniff.core.multifdmethods import METHODS, NONE, Inflater, Method
-from migsniff.core.pages import GuestBlock, Tallies, Tally, fold, summary
+from migsniff.core.tallies import GuestBlock, Tallies, Tally, fold, summary
 from migsniff.core.text import readable
 from migsniff.core.wire import (
     MAX_MULTIFD_CHANNELS,

@@ -9,7 +9,7 @@ from typing import Final, Protocol
 
 import msgspec
 
-from migsniff.core.events import Data
+from migsniff.core.arrivals import Data
 from migsniff.core.inflaters import Qatzip, Qpl, Uadk, Zlib, Zstd
 from migsniff.core.registry import Registry
 

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from migsniff.core.events import BlockPages, DirtySync, PageCounts
-from migsniff.core.pages import GuestBlock, GuestMemory, Tallies, Tally, fold, summary
+from migsniff.core.pages import GuestMemory
+from migsniff.core.tallies import GuestBlock, Tallies, Tally, fold, summary
 from migsniff.core.wire import RamFlag
 
 ZERO, PAGE, XBZRLE = int(RamFlag.ZERO), int(RamFlag.PAGE), int(RamFlag.XBZRLE)

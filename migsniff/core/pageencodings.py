@@ -8,8 +8,8 @@ from typing import Final
 
 import msgspec
 
+from migsniff.core.arrivals import Data
 from migsniff.core.errors import StreamProblem
-from migsniff.core.events import Data
 from migsniff.core.registry import Registry
 from migsniff.core.wire import U32, XBZRLE_HEADER, XBZRLE_MARKER, RamFlag
 

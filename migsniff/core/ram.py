@@ -18,11 +18,19 @@ from migsniff.core.blocklist import read_block_list
 from migsniff.core.bytequeue import ByteQueue, Steps
 from migsniff.core.context import Context
 from migsniff.core.errors import StreamProblem
-from migsniff.core.events import BREATH, BlockPages, Event, LoosePages, PageCounts, PageFault, RamPages
+from migsniff.core.events import (
+    BREATH,
+    BlockPages,
+    Event,
+    LoosePages,
+    PageCounts,
+    PageFault,
+    RamPages,
+)
 from migsniff.core.pagecount import PageCounter, layout
 from migsniff.core.pageencodings import PAGE_ENCODINGS
-from migsniff.core.pages import GuestBlock
 from migsniff.core.pagesize import find_page_size
+from migsniff.core.tallies import GuestBlock
 from migsniff.core.text import readable
 from migsniff.core.wire import U64, XBZRLE_MARKER, RamFlag
 

@@ -7,7 +7,7 @@ from migsniff.core.errors import StreamProblem
 from migsniff.core.events import DeviceSection, EndOfStream, Event
 
 if TYPE_CHECKING:
-    from migsniff.core.session import Connection
+    from migsniff.core.connection import Connection
 
 UNREAD: Final = "only a main channel that can be decoded tells whether a return path is open"
 ALONE: Final = "there is no return path, so the source would believe that it is done"

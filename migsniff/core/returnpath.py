@@ -10,10 +10,16 @@ import numpy as np
 from migsniff.core.bytequeue import ByteQueue, Steps
 from migsniff.core.context import Context
 from migsniff.core.errors import StreamProblem
-from migsniff.core.events import ColoMessage, Event, Finding, ReturnPathMessage, problem_finding
+from migsniff.core.events import (
+    ColoMessage,
+    Event,
+    Finding,
+    ReturnPathMessage,
+    problem_finding,
+)
 from migsniff.core.faults import Request
 from migsniff.core.messages import RETURN_PATH, Arguments
-from migsniff.core.pages import GuestBlock
+from migsniff.core.tallies import GuestBlock
 from migsniff.core.wire import (
     MAX_RECV_BITMAP,
     MAX_RETURN_PATH_MESSAGE,

@@ -6,40 +6,42 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from migsniff.core.bytequeue import ByteQueue
+from migsniff.core.arrivals import (
+    Arrival,
+    Assumed,
+    Chunk,
+    Direction,
+    Ended,
+    Learned,
+    LearnedTls,
+    Noted,
+    Opened,
+    TlsFacts,
+)
 from migsniff.core.channel import CLASSIFY, DirectionDecoder, PreemptReader, classify
 from migsniff.core.colo import read_stream
+from migsniff.core.connection import Connection
 from migsniff.core.context import Context
 from migsniff.core.devices import DeviceStateBudget
 from migsniff.core.errors import StreamProblem
 from migsniff.core.events import (
     BREATH,
-    Arrival,
-    Assumed,
     Blocked,
     ChannelFound,
-    Chunk,
-    Direction,
     DirectionEnded,
     Draining,
-    Ended,
     Event,
-    Learned,
-    LearnedTls,
-    Noted,
-    Opened,
     RamPages,
     TcpInfo,
-    TlsFacts,
     Verdict,
     problem_finding,
 )
 from migsniff.core.multifd import MultifdReader
 from migsniff.core.pagesize import FIRST_PAGES
-from migsniff.core.reached import Reached, may_drain, reached, settled
+from migsniff.core.reached import may_drain, reached, settled
 from migsniff.core.returnpath import ReturnPathReader
 from migsniff.core.stream import MainReader
-from migsniff.core.tls import TlsConnection, TlsReader
+from migsniff.core.tls import TlsReader
 from migsniff.core.verdict import BESIDE, ConnectionEnd, judge, located
 from migsniff.core.wire import MULTIFD_HELLO
 
@@ -47,32 +49,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 OPAQUE = {"tls": "TLS records", "unknown": "bytes of an unknown protocol"}
-
-
-class Connection:
-    """One connection: a decoder for each direction, once the first bytes have told its role."""
-
-    def __init__(self, number: int, *, note_omitted: bool) -> None:
-        self.number = number
-        self.role: str | None = None
-        self.name: str | None = None
-        self.main: MainReader | None = None
-        self.multifd: MultifdReader | None = None
-        self.return_path: ReturnPathReader | None = None
-        self.queues: dict[Direction, ByteQueue] = {
-            "fwd": ByteQueue(note_omitted=note_omitted),
-            "rev": ByteQueue(note_omitted=note_omitted),
-        }
-        self.decoders: dict[Direction, DirectionDecoder] = {}
-        self.tls = TlsConnection()
-        self.ends: list[ConnectionEnd] = []
-        self.drained: Reached | None = None  # from here on nothing that its source sent went on
-        self.shut_behind_end = False  # the source had ended before the destination said SHUT
-        self.head = b""
-
-    def ended(self, direction: Direction) -> bool:
-        """Whether this direction has ended."""
-        return any(end.direction == direction for end in self.ends)
 
 
 class Session:

@@ -12,9 +12,15 @@ from collections.abc import Generator, Iterator
 from struct import Struct
 from typing import Final
 
+from migsniff.core.arrivals import Direction, TlsFacts
 from migsniff.core.bytequeue import ByteQueue, Steps
 from migsniff.core.errors import StreamProblem
-from migsniff.core.events import Direction, Event, TlsEnded, TlsFacts, TlsMessage, TlsRecords
+from migsniff.core.events import (
+    Event,
+    TlsEnded,
+    TlsMessage,
+    TlsRecords,
+)
 from migsniff.core.text import readable
 from migsniff.core.wire import TLS_HANDSHAKE, TLS_MAJOR
 

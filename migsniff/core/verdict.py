@@ -3,13 +3,13 @@
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from migsniff.core.events import Direction, EndKind, Party
+from migsniff.core.arrivals import Direction, EndKind, Party
 from migsniff.core.reached import Reached, reached
 from migsniff.core.tls import TlsReader
 from migsniff.core.wire import EARLY, PACKAGE_LOADED
 
 if TYPE_CHECKING:
-    from migsniff.core.session import Connection
+    from migsniff.core.connection import Connection
 
 HOW = {
     "eof": "closed the connection",

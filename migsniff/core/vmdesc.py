@@ -13,6 +13,7 @@ import msgspec
 from msgspec.structs import replace
 
 from migsniff.core import fieldtypes
+from migsniff.core.arrivals import Data
 from migsniff.core.description import (
     LISTS,
     Description,
@@ -22,7 +23,7 @@ from migsniff.core.description import (
     shape_problem,
 )
 from migsniff.core.errors import StreamProblem
-from migsniff.core.events import Data, Field, Value
+from migsniff.core.events import Field, Value
 from migsniff.core.oldstyle import meaning
 from migsniff.core.registry import field_type
 from migsniff.core.wire import MAX_FIELDS, U32, ItemType

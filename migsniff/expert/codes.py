@@ -5,7 +5,12 @@ What the decoder itself finds has its texts in core/errors.py.
 
 from typing import Final, NamedTuple
 
-from migsniff.core.events import EVIDENCE, Event, Finding, Severity
+from migsniff.core.events import (
+    EVIDENCE,
+    Event,
+    Finding,
+    Severity,
+)
 
 
 class Code(NamedTuple):

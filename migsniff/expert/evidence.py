@@ -6,7 +6,14 @@ without having been kept. Where that is not so (a name that is not plain text), 
 
 import struct
 
-from migsniff.core.events import CommandSent, RamBlock, RamBlocks, ReturnPathMessage, Section, SectionType
+from migsniff.core.events import (
+    CommandSent,
+    RamBlock,
+    RamBlocks,
+    ReturnPathMessage,
+    Section,
+    SectionType,
+)
 from migsniff.core.wire import ItemType, RamFlag
 
 KINDS: dict[SectionType, ItemType] = {

@@ -7,12 +7,12 @@ silence is told of when it is over.
 from collections.abc import Iterator
 from typing import ClassVar, Final
 
+from migsniff.core.arrivals import Direction
 from migsniff.core.events import (
     Blocked,
     CommandSent,
     Configuration,
     DescriptionFound,
-    Direction,
     DirectionEnded,
     Draining,
     EndOfStream,

@@ -3,7 +3,15 @@
 from collections.abc import Iterator
 from typing import ClassVar, Final
 
-from migsniff.core.events import DirectionEnded, Event, Finding, TlsEnded, TlsMessage, TlsRecords, Verdict
+from migsniff.core.events import (
+    DirectionEnded,
+    Event,
+    Finding,
+    TlsEnded,
+    TlsMessage,
+    TlsRecords,
+    Verdict,
+)
 from migsniff.expert.codes import finding
 from migsniff.expert.rules import Rule, rule
 from migsniff.show.words import name

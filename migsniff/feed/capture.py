@@ -14,8 +14,15 @@ from pathlib import Path
 from time import sleep
 from typing import TYPE_CHECKING, Any, Final
 
+from migsniff.core.arrivals import (
+    Chunk,
+    Direction,
+    Ended,
+    Learned,
+    LearnedTls,
+    Opened,
+)
 from migsniff.core.errors import problem_text
-from migsniff.core.events import Chunk, Direction, Ended, Learned, LearnedTls, Opened
 from migsniff.feed.capturefolder import CaptureFolder, WriteParts
 from migsniff.feed.captureformat import RamMode
 from migsniff.feed.container import MAX_STORED, gather, within

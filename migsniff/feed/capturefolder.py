@@ -16,7 +16,13 @@ from typing import Any, Final
 import msgspec
 
 import migsniff
-from migsniff.core.events import Direction, Ended, Learned, LearnedTls, Opened
+from migsniff.core.arrivals import (
+    Direction,
+    Ended,
+    Learned,
+    LearnedTls,
+    Opened,
+)
 from migsniff.feed.captureformat import (
     FORMAT,
     MANIFEST,

@@ -11,7 +11,12 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta
 
-from migsniff.core.events import Direction, EndKind, Party, TlsFacts
+from migsniff.core.arrivals import (
+    Direction,
+    EndKind,
+    Party,
+    TlsFacts,
+)
 from migsniff.feed.container import MAX_OFFSET
 
 FORMAT: Final = "migsniff-capture"

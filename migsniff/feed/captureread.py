@@ -14,8 +14,17 @@ from typing import Final, Literal, Protocol
 
 import msgspec
 
+from migsniff.core.arrivals import (
+    Arrival,
+    Chunk,
+    Direction,
+    Ended,
+    Learned,
+    LearnedTls,
+    Noted,
+    Opened,
+)
 from migsniff.core.errors import CaptureError
-from migsniff.core.events import Arrival, Chunk, Direction, Ended, Learned, LearnedTls, Noted, Opened
 from migsniff.feed.captureformat import (
     MANIFEST,
     MAX_CONNECTIONS,

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Callable
 from typing import Literal, Protocol
 
-from migsniff.core.events import Direction, EndKind, Party
+from migsniff.core.arrivals import Direction, EndKind, Party
 from migsniff.feed import sockets
 from migsniff.feed.draining import Drain, End
 from migsniff.feed.forwarding import Buffers, Flow, Leg, LegName

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
+from migsniff.core.arrivals import Data, Direction
 from migsniff.core.errors import CaptureError
-from migsniff.core.events import Data, Direction
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -20,8 +20,8 @@ from typing import Final, Literal
 
 import msgspec
 
+from migsniff.core.arrivals import Assumed, Remembered
 from migsniff.core.errors import CaptureError
-from migsniff.core.events import Assumed, Remembered
 
 FORMAT: Final = "migsniff descriptions"
 SUFFIX: Final = ".json"
@@ -350,7 +350,7 @@ class Descriptions:
     def lookup(
         self, machine: str, idstr: str, instance: int, version: int, *, migration: str = ""
     ) -> list[Remembered]:
-        """Descriptions for a section, the likeliest first (core.events.Assumed)."""
+        """Descriptions for a section, the likeliest first (core.arrivals.Assumed)."""
         known = self._known.get(machine)
         if known is None and self._store is not None and self._jobs is None:
             known = self._known[machine] = _Index(self._store.load(machine))

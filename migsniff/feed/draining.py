@@ -9,7 +9,7 @@ import errno
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from migsniff.core.events import EndKind, Party
+from migsniff.core.arrivals import EndKind, Party
 from migsniff.feed import sockets
 
 if TYPE_CHECKING:

@@ -6,8 +6,13 @@ from io import SEEK_END, BufferedReader, FileIO, RawIOBase, UnsupportedOperation
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
+from migsniff.core.arrivals import (
+    Arrival,
+    Chunk,
+    Ended,
+    Opened,
+)
 from migsniff.core.errors import CaptureError
-from migsniff.core.events import Arrival, Chunk, Ended, Opened
 from migsniff.feed.captureformat import MANIFEST, TIMELINE, printable
 from migsniff.feed.captureread import Capture, open_capture
 from migsniff.feed.container import MAGIC, read_blocks, read_direction

@@ -9,7 +9,16 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from migsniff.core.events import Arrival, Chunk, Data, Direction, Ended, EndKind, Opened, Party
+from migsniff.core.arrivals import (
+    Arrival,
+    Chunk,
+    Data,
+    Direction,
+    Ended,
+    EndKind,
+    Opened,
+    Party,
+)
 from migsniff.feed import packets
 from migsniff.feed.captureformat import MAX_CONNECTIONS
 from migsniff.feed.grouping import ENOUGH, Group, Opening, group_of, opening_of

@@ -15,7 +15,7 @@ import socket
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Final, Literal
 
-from migsniff.core.events import Direction
+from migsniff.core.arrivals import Direction
 from migsniff.feed import sockets
 
 if TYPE_CHECKING:

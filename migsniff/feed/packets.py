@@ -9,7 +9,7 @@ import socket
 from struct import Struct
 from typing import Final, Literal, NamedTuple
 
-from migsniff.core.events import Data
+from migsniff.core.arrivals import Data
 
 ETHERNET: Final = 1
 RAW_LINKS: Final = (12, 14, 101)  # begins with IP; the numbers differ by system

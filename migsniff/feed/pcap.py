@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Final
 
+from migsniff.core.arrivals import Arrival
 from migsniff.core.errors import CaptureError
-from migsniff.core.events import Arrival
 from migsniff.feed.captureread import Capture
 from migsniff.feed.flows import Flows, Found, Migration
 from migsniff.feed.packets import LINKS, segment

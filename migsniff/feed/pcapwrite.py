@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from struct import Struct
 from typing import BinaryIO, Final
 
-from migsniff.core.events import Data
+from migsniff.core.arrivals import Data
 from migsniff.feed.packets import ACK, ETHERNET, FIN, RST, SYN, TCP
 from migsniff.feed.pcapfile import BYTE_ORDER, INTERFACE, PACKET, SECTION
 from migsniff.feed.reassembly import WRAP

@@ -7,7 +7,7 @@ do not. What comes twice is taken once, as it came first. Model: aioquic's quic/
 from bisect import bisect_right
 from typing import Final
 
-from migsniff.core.events import Data
+from migsniff.core.arrivals import Data
 
 Piece = Data | int
 """Bytes, or the length of a hole: bytes that were sent and are not in the capture."""

@@ -10,8 +10,8 @@ import socket
 from collections.abc import Callable, Iterable
 from typing import Final
 
+from migsniff.core.arrivals import Party
 from migsniff.core.errors import UsageError
-from migsniff.core.events import Party
 from migsniff.feed import sockets
 from migsniff.feed.connection import Connection, Tap
 from migsniff.feed.endpoints import (

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from migsniff.core.events import EndKind
+from migsniff.core.arrivals import EndKind
 from migsniff.feed.endpoints import Endpoint, SocketAddress, resolve
 
 # linux/tcp.h, asm-generic/socket.h, linux/socket.h; Python 3.11 does not have them on Linux

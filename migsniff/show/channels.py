@@ -3,7 +3,14 @@
 from dataclasses import dataclass, field
 from typing import Final
 
-from migsniff.core.events import Event, LoosePages, MultifdHello, MultifdPacket, PageCounts, RamSection
+from migsniff.core.events import (
+    Event,
+    LoosePages,
+    MultifdHello,
+    MultifdPacket,
+    PageCounts,
+    RamSection,
+)
 from migsniff.show.words import name, number, several, wire, wires
 
 MAX_CHANNELS: Final = 256

@@ -14,12 +14,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from migsniff.core.arrivals import Data
 from migsniff.core.contents import apply_delta, inflate_page
 from migsniff.core.errors import StreamProblem
 from migsniff.core.events import (
     CommandSent,
     Configuration,
-    Data,
     Event,
     MultifdPacket,
     RamBlocks,

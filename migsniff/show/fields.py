@@ -6,7 +6,12 @@ from typing import Final
 
 import msgspec
 
-from migsniff.core.events import DeviceSection, Event, Field, PageCounts
+from migsniff.core.events import (
+    DeviceSection,
+    Event,
+    Field,
+    PageCounts,
+)
 from migsniff.show.words import escape, name
 
 RAW_BYTES_SHOWN: Final = 32

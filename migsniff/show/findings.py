@@ -7,7 +7,14 @@ from typing import Final
 
 import msgspec
 
-from migsniff.core.events import SEVERITIES, Event, Finding, Severity, Undecodable, Verdict
+from migsniff.core.events import (
+    SEVERITIES,
+    Event,
+    Finding,
+    Severity,
+    Undecodable,
+    Verdict,
+)
 from migsniff.show.words import escape, name
 
 MAX_KEPT: Final = 10_000

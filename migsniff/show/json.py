@@ -8,7 +8,13 @@ from typing import Final
 
 import msgspec
 
-from migsniff.core.events import UNLISTED, DescriptionFound, DeviceSection, Event, record
+from migsniff.core.events import (
+    UNLISTED,
+    DescriptionFound,
+    DeviceSection,
+    Event,
+    record,
+)
 from migsniff.show.select import Wanted, selected
 
 _encode: Final = msgspec.json.Encoder().encode

@@ -8,7 +8,12 @@ from collections import Counter
 from math import ceil, log2
 from typing import Final
 
-from migsniff.core.events import Event, Finding, PageFault, ReturnPathMessage
+from migsniff.core.events import (
+    Event,
+    Finding,
+    PageFault,
+    ReturnPathMessage,
+)
 from migsniff.show.words import number, seconds, several
 
 REQUESTS: Final = ("REQ_PAGES", "REQ_PAGES_ID")

@@ -8,12 +8,12 @@ from typing import Final
 
 import msgspec
 
+from migsniff.core.arrivals import Direction
 from migsniff.core.events import (
     CommandSent,
     Configuration,
     DescriptionFound,
     DeviceSection,
-    Direction,
     DirectionEnded,
     DirtySync,
     Draining,

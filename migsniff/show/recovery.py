@@ -1,6 +1,12 @@
 """Postcopy that was broken off and went on over another connection."""
 
-from migsniff.core.events import CommandSent, DirectionEnded, EndOfStream, Event, ReturnPathMessage
+from migsniff.core.events import (
+    CommandSent,
+    DirectionEnded,
+    EndOfStream,
+    Event,
+    ReturnPathMessage,
+)
 from migsniff.show.words import several
 
 

@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Final
 
-from migsniff.core.events import Direction, Event
+from migsniff.core.arrivals import Direction
+from migsniff.core.events import Event
 from migsniff.show.migration import LAST_PASSES, MigrationStats
 
 MAX_FINISHED: Final = 16

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from migsniff.core.events import Direction, TlsEnded, TlsFacts, TlsMessage, TlsRecords
+from migsniff.core.arrivals import Direction, TlsFacts
+from migsniff.core.events import TlsEnded, TlsMessage, TlsRecords
 from migsniff.show.words import escape, name, number, several
 
 SHOWN: Final = 8

@@ -3,7 +3,13 @@
 import re
 from typing import Final
 
-from migsniff.core.events import Blocked, Event, LoosePages, MultifdPacket, RamSection
+from migsniff.core.events import (
+    Blocked,
+    Event,
+    LoosePages,
+    MultifdPacket,
+    RamSection,
+)
 from migsniff.show.migration import MigrationStats
 from migsniff.statistics.statistic import MAX_ROWS, Statistic, statistic
 from migsniff.statistics.table import Column, Table

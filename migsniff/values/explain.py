@@ -2,7 +2,13 @@
 
 from msgspec.structs import replace
 
-from migsniff.core.events import Configuration, DeviceSection, Event, Field, Verdict
+from migsniff.core.events import (
+    Configuration,
+    DeviceSection,
+    Event,
+    Field,
+    Verdict,
+)
 from migsniff.values import cpu, interrupts, msix, pci, pctimers, virtio  # noqa: F401 - each registers what it knows
 from migsniff.values.clocks import virtual_clock
 from migsniff.values.meaning import DEVICES, TYPES, Place
