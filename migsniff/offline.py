@@ -13,7 +13,7 @@ from migsniff.core.session import Session
 from migsniff.descriptions import Learning, open_descriptions
 from migsniff.feed.descriptions import Descriptions
 from migsniff.feed.files import Source, open_source
-from migsniff.feed.flows import Migration
+from migsniff.feed.flow import Migration
 from migsniff.feed.pcap import PcapSource
 from migsniff.feed.qcow2 import SnapshotChoice
 from migsniff.feed.recognise import recognise

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable
 
 from migsniff.core.errors import CaptureError
-from migsniff.feed.flows import Migration
+from migsniff.feed.flow import Migration
 from migsniff.feed.pcap import PcapSource
 from migsniff.pipeline import Pipeline
 

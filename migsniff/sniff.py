@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Final
 
 from migsniff.core.arrivals import Chunk
-from migsniff.feed.flows import Flows, Found, Migration
+from migsniff.feed.flow import Found, Migration
+from migsniff.feed.flows import Flows
 from migsniff.feed.interface import Interface
 from migsniff.feed.packets import segment
 from migsniff.live import LiveMigration

@@ -22,7 +22,8 @@ from migsniff.core.arrivals import (
 from migsniff.core.errors import CaptureError
 from migsniff.core.events import Event
 from migsniff.core.session import Session
-from migsniff.feed.flows import MAX_RUNNING, Flows
+from migsniff.feed.flow import MAX_RUNNING
+from migsniff.feed.flows import Flows
 from migsniff.feed.packets import ETHERNET, segment
 from migsniff.feed.pcap import PcapSource
 from migsniff.feed.pcapfile import MAX_PACKET

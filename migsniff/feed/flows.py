@@ -1,19 +1,15 @@
 """Captured segments become arrivals: connections are followed, and those of migrations told from the others.
 
-Pure, but for nothing: who has packets, from a file or an interface, hands them in one after the other.
+No I/O: who has packets, from a file or an interface, hands them in one after the other.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from migsniff.core.arrivals import (
-    Arrival,
     Chunk,
     Data,
-    Direction,
     Ended,
     EndKind,
     Opened,
@@ -21,107 +17,17 @@ from migsniff.core.arrivals import (
 )
 from migsniff.feed import packets
 from migsniff.feed.captureformat import MAX_CONNECTIONS
+from migsniff.feed.flow import MAX_FOLLOWED, MAX_RUNNING, Counts, Flow, Found, Half, Migration
 from migsniff.feed.grouping import ENOUGH, Group, Opening, group_of, opening_of
 from migsniff.feed.packets import ACK, FIN, RST, SYN, NotTcp, Segment, port_of, reverse, sender, written
 from migsniff.feed.reassembly import OVERHEAD, WRAP, Piece, Reassembly, Room
 
 MAX_OTHERS: Final = 1 << 14  # connections of no migration that are remembered
 MAX_HEAD: Final = 1 << 16  # bytes of an answer that came before what it answers
-MAX_FOLLOWED: Final = 1 << 10  # connections of migrations
-MAX_RUNNING: Final = 64  # migrations at a time
 TOGETHER: Final = 1000  # µs within which segments become one chunk
 MAX_TOGETHER: Final = 1 << 20
 SMALL: Final = 1 << 14  # segments that are copied, lest each of them keeps a large buffer alive
 MAX_PLACES: Final = 16  # holes that are told one by one
-
-
-@dataclass(slots=True, eq=False)
-class Migration:
-    """A migration found among the packets. `began`: ns since the epoch, its time 0.
-
-    `resumable`, set by who decodes it: whether it has broken off in postcopy, and may go on.
-    """
-
-    name: str
-    began: int
-    source: str
-    destination: str
-    connections: int = 0
-    open: int = 0
-    resumable: Callable[[], bool] = lambda: False
-
-    @property
-    def start_time(self) -> datetime:
-        """The wall clock at time 0."""
-        return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=self.began // 1000)
-
-
-Found = tuple[Migration, Arrival | None]
-"""What arrived for a migration; None: all its connections have ended."""
-
-
-@dataclass(slots=True, eq=False)
-class Flow:
-    """A TCP connection. `opener`: key of the direction that sent the SYN, if it was seen."""
-
-    opener: bytes | None = None
-    initial: int | None = None  # sequence number of the SYN
-    migration: Migration | None = None
-    number: int = 0
-    last: int = 0  # the time of the arrival before
-    halves: "list[Half]" = field(default_factory=list)
-    first: int = 0  # when it began: ns since the epoch
-
-
-@dataclass(slots=True, eq=False)
-class Half:
-    """One direction of a connection."""
-
-    key: bytes
-    flow: Flow
-    bytes: Reassembly
-    peer: "Half | None" = None
-    direction: Direction = "fwd"
-    head: "list[Piece]" = field(default_factory=list)  # before it is told what this is
-    headed: int = 0
-    at: int = 0  # wire offset behind the last arrival
-    ended: bool = False
-
-
-@dataclass(slots=True)
-class Counts:
-    """What is to be said of a capture beside what its migrations say."""
-
-    others: int = 0
-    fragments: int = 0
-    malformed: int = 0
-    conflicts: int = 0
-    refused: int = 0
-    missing: int = 0
-    holes: int = 0
-    places: list[str] = field(default_factory=list)
-    cut: int = 0
-    cut_bytes: int = 0
-
-    def notes(self) -> Iterator[str]:
-        """What is worth a line."""
-        if self.others:
-            yield f"{self.others} other connections"
-        if self.holes:
-            more = f", and {self.holes - len(self.places)} more" if self.holes > len(self.places) else ""
-            places = "; ".join(self.places) + more
-            yield f"{self.missing} bytes were not captured, in {self.holes} holes: {places}"
-        if self.cut:
-            yield f"{self.cut} packets were cut short when captured: {self.cut_bytes} bytes are missing"
-        if self.conflicts:
-            yield f"{self.conflicts} bytes came twice and differed: what came first was taken"
-        if self.fragments:
-            yield f"{self.fragments} fragments of IP packets were left out"
-        if self.malformed:
-            yield f"{self.malformed} packets that are no TCP/IP were left out"
-        if self.refused:
-            limit = f"{MAX_FOLLOWED} of {MAX_RUNNING} migrations at a time, {MAX_CONNECTIONS} of each,"
-            yield f"{self.refused} connections were left out: {limit} are followed at most"
 
 
 class Flows:

@@ -7,7 +7,8 @@ from typing import Final
 from migsniff.core.arrivals import Arrival
 from migsniff.core.errors import CaptureError
 from migsniff.feed.captureread import Capture
-from migsniff.feed.flows import Flows, Found, Migration
+from migsniff.feed.flow import Found, Migration
+from migsniff.feed.flows import Flows
 from migsniff.feed.packets import LINKS, segment
 from migsniff.feed.pcapfile import Readable, packets
 
