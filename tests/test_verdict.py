@@ -259,19 +259,27 @@ def test_verdict(name: str) -> None:
     assert re.match(case.message, found.message), found.message
 
 
-def test_a_channel_beside_the_main_one_is_named() -> None:
+@pytest.mark.parametrize(
+    ("how", "error", "outcome", "said"),
+    [
+        ("reset", "ECONNRESET", "reset", "reset multifd-3"),
+        ("error", "EHOSTUNREACH", "failed", "failed on multifd-3"),
+        ("timeout", "ETIMEDOUT", "failed", "vanished: the kernel gave up on multifd-3"),
+    ],
+)
+def test_a_channel_beside_the_main_one_is_named(how: EndKind, error: str, outcome: str, said: str) -> None:
     """Case 17: it was not the main channel that the destination reset."""
     stream = Stream(
         ((0, "fwd", SMALL_HEAD + FIRST_PASSES), (1, "fwd", streams.hello(3))),
         (
-            ended("fwd", "reset", "destination", "ECONNRESET", connection=1),
+            ended("fwd", how, "destination", error, connection=1),
             ended("fwd", "eof", "source"),
         ),
     )
     found = verdict(play(stream))
-    assert found.outcome == "reset"
+    assert found.outcome == outcome
     where = f"at offset {len(SMALL_HEAD + FIRST_PASSES)} of main, "
-    assert found.message.startswith(f"the destination reset multifd-3 (ECONNRESET), {where}")
+    assert found.message.startswith(f"the destination {said} ({error}), {where}")
 
 
 @pytest.mark.parametrize("name", STREAMS)

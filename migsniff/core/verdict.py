@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from migsniff.core.connection import Connection
 
 HOW = {
-    "eof": "closed the connection",
-    "reset": "reset the connection",
-    "timeout": "vanished: the kernel gave up on the connection",
-    "closed": "closed the connection",
+    "eof": "closed {channel}",
+    "reset": "reset {channel}",
+    "timeout": "vanished: the kernel gave up on {channel}",
+    "closed": "closed {channel}",
     "refused": "could not be reached",
-    "error": "failed",
+    "error": "failed on {channel}",
 }
 
 LOADING = f" while loading the package, whose PING {PACKAGE_LOADED} it did not answer"
@@ -49,12 +49,13 @@ class ConnectionEnd(NamedTuple):
             return "the file ends"
         if self.how == "refused":
             return f"the destination {HOW[self.how]}{name}"
-        how = HOW[self.how].replace("the connection", self.channel or "the connection")
-        return f"the {self.by} {how}{name}"
+        return f"the {self.by} {HOW[self.how].format(channel=self.channel or 'the connection')}{name}"
 
 
 def located(where: str) -> str:
     """Where something happened, as it stands in a sentence."""
+    if not where:
+        return "before its first bytes told what it is"
     return where if where.startswith(("between", "behind", "before")) else f"in {where}"
 
 
