@@ -259,6 +259,24 @@ def test_verdict(name: str) -> None:
     assert re.match(case.message, found.message), found.message
 
 
+@pytest.mark.parametrize(("time", "outcome"), [(2_900_000, "refused"), (6_000_000, "reset")])
+def test_who_runs_for_long_has_not_refused(time: int, outcome: str) -> None:
+    """However little a throttled source has sent by then: the destination was killed, say."""
+    data = SMALL_HEAD + START + PART[:50]
+    session = Session()
+    events = [
+        event
+        for arrival in (
+            Opened(0, 0, "", ""),
+            Chunk(1000, 0, "fwd", data, len(data)),
+            Ended(time, 0, "rev", "reset", "destination", "ECONNRESET"),
+            Ended(time, 0, "fwd", "reset", "destination", "ECONNRESET"),
+        )
+        for event in session.feed(arrival)
+    ]
+    assert verdict([*events, *session.finish()]).outcome == outcome
+
+
 @pytest.mark.parametrize(
     ("how", "error", "outcome", "said"),
     [

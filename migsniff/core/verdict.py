@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from migsniff.core.arrivals import Direction, EndKind, Party
 from migsniff.core.reached import Reached, reached
 from migsniff.core.tls import TlsReader
-from migsniff.core.wire import EARLY, PACKAGE_LOADED
+from migsniff.core.wire import EARLY, PACKAGE_LOADED, PROMPT
 
 if TYPE_CHECKING:
     from migsniff.core.connection import Connection
@@ -29,7 +29,7 @@ Judgement = tuple[bool, str, str, int]
 
 
 class ConnectionEnd(NamedTuple):
-    """How one direction ended; `order` counts over all connections of the migration.
+    """How one direction ended, at `time`; `order` counts over all connections of the migration.
 
     `channel` is told where several connections carry one stream: "" for its main channel.
     """
@@ -42,6 +42,7 @@ class ConnectionEnd(NamedTuple):
     offset: int
     where: str
     channel: str
+    time: int
 
     def __str__(self) -> str:
         name = f" ({self.error})" if self.error else ""
@@ -106,7 +107,7 @@ def _of_main(connections: Sequence["Connection"], main: "Connection", came: Reac
         return False, outcome, f"{message}: {first}, {place}; {_said(main, shut)}"
     if first.by == "destination":
         outcome = "reset" if first.how == "reset" else "failed"
-        if _early(came, connections):
+        if _early(came, connections) and first.time - (main.began or 0) <= PROMPT:
             outcome = "refused"
         return False, outcome, f"{first}, {place}; {_said(main, shut)}"
     if first.by in ("source", "file") and first.how == "eof" and main.main.between_iterations:
