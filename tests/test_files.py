@@ -274,7 +274,7 @@ def test_a_channel_alone(tmp_path: Path, form: str | None) -> None:
     assert owned(source.arrivals()) == [
         Opened(0, 0, str(path), ""),
         Chunk(0, 0, "fwd", b"head", 8, "framed"),
-        Ended(0, 0, "fwd", "closed", "proxy"),
+        Ended(0, 0, "fwd", "eof", "file"),
     ]
 
 

@@ -165,7 +165,7 @@ class ChannelSource:
                     yield Chunk(0, 0, direction, b"", block.end, "none")
                 else:
                     yield Chunk(0, 0, direction, block.stored, block.end, "framed")
-        yield Ended(0, 0, direction, "closed", "proxy")
+        yield Ended(0, 0, direction, "eof", "file")
 
 
 class Opener(NamedTuple):
