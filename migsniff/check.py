@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from migsniff.compare.checker import Checker, Local, called
+from migsniff.compare.checker import Checker, Local
 from migsniff.core.errors import CaptureError, UsageError
 from migsniff.core.events import (
     DeviceSection,
@@ -17,6 +17,7 @@ from migsniff.core.events import (
     Verdict,
 )
 from migsniff.destination import NOT_A_STREAM, read_destination
+from migsniff.expert.framing import called
 from migsniff.offline import survey_asked
 from migsniff.show.findings import dump
 from migsniff.show.words import escape, name, several
