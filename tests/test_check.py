@@ -1,6 +1,9 @@
 """`migsniff check`, its parts, and what hostile files do to it. Real destinations: test_check_qemu.py."""
 
+import gzip
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from migsniff.check import Check, not_compared
 from migsniff.cli import main
 from migsniff.compare.checker import JUDGED, LISTED, Checker
 from migsniff.compare.inventory import Inventory
@@ -19,8 +23,11 @@ from migsniff.compare.pciconfig import compared, difference
 from migsniff.compare.schema import MAX_NODES, read_schema
 from migsniff.core.errors import CaptureError
 from migsniff.core.events import EndOfStream, Field, RamBlock, RamBlocks, Verdict
+from migsniff.core.session import Session
 from migsniff.core.wire import DUMPED_MACHINE
-from migsniff.feed.dumpvmstate import State
+from migsniff.feed.dumpvmstate import HEAD, State
+from migsniff.pipeline import Pipeline
+from tests.playing import precopy
 from tests.streams import (
     BLOCKS,
     EOF,
@@ -33,6 +40,7 @@ from tests.streams import (
     ram_start,
     subsection,
 )
+from tests.test_drain import COMPLETE, OPEN, RAM, STATES, drained
 from tests.test_samples import NAMES, SAMPLES
 from tests.valuing import section
 
@@ -165,11 +173,69 @@ def test_a_destination_that_is_none(
     assert capsys.readouterr().err.startswith("migsniff: ")
 
 
+@pytest.mark.parametrize("kind", ["dump", "stream", "packed"])
+@pytest.mark.parametrize("place", ["-", "/dev/stdin"])
+@pytest.mark.parametrize("command", [["check", "--against"], ["expert", "--check-against"]])
+def test_a_destination_out_of_a_pipe(command: list[str], place: str, kind: str, tmp_path: Path) -> None:
+    """Its bytes can be read once: the answer is that of the same file."""
+    against, capture = tmp_path / "there", tmp_path / "here"
+    with_fields(capture, ("data", "uint16", 2), machine=b"other")
+    with_fields(against, *[("data", "uint32", 4)] * 1500)
+    if kind == "packed":
+        against.write_bytes(gzip.compress(against.read_bytes()))
+    elif kind == "dump":
+        more = [{"field": f"field{number}", "field_exists": True} for number in range(200)]
+        against.write_text(json.dumps(schema(Fields=[{"field": "data", "size": 4}, *more])))
+
+    def answer(there: str) -> tuple[int, list[tuple[str, int]], str]:
+        verb, option = command
+        every = [verb, str(capture), option, there, "-T", "json", "--descriptions", "none"]
+        run = [sys.executable, "-m", "migsniff", *every]
+        ended = subprocess.run(run, input=against.read_bytes(), capture_output=True, check=False)
+        found = [(each["code"], each["offset"]) for each in json.loads(ended.stdout)["findings"]]
+        return ended.returncode, found, ended.stderr.decode()
+
+    assert len(against.read_bytes()) > HEAD or kind == "packed"
+    expected = answer(str(against))
+    assert {code for code, _ in expected[1]} >= {"check-machine", "check-footer"}
+    assert answer(place) == expected
+
+
+@pytest.mark.parametrize(
+    ("sent", "whole"),
+    [(COMPLETE, True), (COMPLETE[:-3], False), (OPEN + RAM + STATES, False), (OPEN + RAM, False)],
+    ids=["all of it", "half a description", "no description", "no EOF"],
+)
+def test_what_was_read_on_without_a_destination_is_compared(sent: bytes, whole: bool) -> None:
+    """The verdict is of what reached the destination; that more was not compared is said if so."""
+    check = Check(Inventory())
+    pipeline = Pipeline("m", Session(fields=True), [check])
+    for arrival in drained(precopy(sent), len(OPEN + RAM)):
+        list(pipeline.feed(arrival))
+    list(pipeline.finish())
+    assert check.verdict is not None
+    assert not check.verdict.ok
+    words = f"what is not in the stream, or behind what cannot be read: {check.verdict.message}"
+    assert (words in not_compared(check)) is not whole
+
+
+def test_a_destination_without_end_is_not_read_to_its_end(tmp_path: Path) -> None:
+    run = [sys.executable, "-m", "migsniff", "check", str(written(tmp_path / "a")), "--against", "-"]
+    with subprocess.Popen(run, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as program:
+        assert program.stdin is not None
+        assert program.stderr is not None
+        with pytest.raises(BrokenPipeError):
+            program.stdin.write(bytes(64 << 20))
+        assert b"it begins with 00 00 00 00 00 00 00 00: zeroes" in program.stderr.read()
+    assert program.returncode == 2
+
+
 def test_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     good, none = str(written(tmp_path / "a")), str(tmp_path / "none")
     assert main(["check", none, "--against", good, "--descriptions", "none"]) == 2
     assert main(["check", good, "--against", none, "--descriptions", "none"]) == 2
     assert main(["check", "-", "--against", "-"]) == 2
+    assert main(["read", "-", "--check-against", "-"]) == 2
     assert main(["check", good]) == 2
     capsys.readouterr()
 
@@ -346,7 +412,11 @@ def test_of_what_is_missing_only_a_few_are_named(monkeypatch: pytest.MonkeyPatch
 
 
 def with_fields(
-    path: Path, *fields: tuple[str, str, int], sub: tuple[int, int] | None = None, version: int = 1
+    path: Path,
+    *fields: tuple[str, str, int],
+    sub: tuple[int, int] | None = None,
+    version: int = 1,
+    machine: bytes = b"pc",
 ) -> Path:
     """A stream with one device: (name, type, size) of its fields, version and size of its subsection."""
     told: list[dict[str, Any]] = [{"name": each, "type": kind, "size": size} for each, kind, size in fields]
@@ -358,7 +428,7 @@ def with_fields(
         device["subsections"] = [{"vmsd_name": "dev/sub", "version": sub[0], "fields": [inner]}]
         payload += subsection(b"dev/sub", bytes(sub[1]), sub[0])
     text = description(json.dumps({"page_size": PAGE_SIZE, "devices": [device]}).encode())
-    head = HEADER + configuration(b"pc") + ram_start() + ram_end()
+    head = HEADER + configuration(machine) + ram_start() + ram_end()
     path.write_bytes(head + full(7, b"dev", payload, version=version) + EOF + text)
     return path
 
