@@ -8,15 +8,19 @@ from typing import Final
 
 import msgspec
 
-from migsniff.compare.checker import Checker, Local, called
+from migsniff.against import refuse_twice
+from migsniff.compare.checker import Checker, Local
 from migsniff.core.errors import CaptureError, UsageError
 from migsniff.core.events import (
+    DescriptionFound,
     DeviceSection,
     Event,
     Finding,
+    Undecodable,
     Verdict,
 )
 from migsniff.destination import NOT_A_STREAM, read_destination
+from migsniff.expert.framing import called
 from migsniff.offline import survey_asked
 from migsniff.show.findings import dump
 from migsniff.show.words import escape, name, several
@@ -36,14 +40,20 @@ class Check:
         self.count = self.beyond = 0
         self.events = 0
         self.verdict: Verdict | None = None
+        self.described = self.undecodable = False
 
     def show(self, migration: str, time: int, event: Event) -> None:
         """Take one event into account."""
         self.events += not isinstance(event, Verdict | Finding)
-        if isinstance(event, Verdict):
-            self.verdict = event
-        elif isinstance(event, DeviceSection) and not event.provisional:
-            self._forget(called(event))
+        match event:
+            case Verdict():
+                self.verdict = event
+            case DescriptionFound():
+                self.described = True
+            case Undecodable():
+                self.undecodable = True
+            case DeviceSection(provisional=False):
+                self._forget(called(event))
         for finding in self.checker.see(event):
             if self.count < MAX_FINDINGS:
                 self.count += 1
@@ -53,6 +63,11 @@ class Check:
 
     def close(self) -> None:
         """Nothing is pending."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether all of the stream has been seen, whatever became of it: the EOF, and the description."""
+        return self.checker.end is not None and self.described and not self.undecodable
 
     def findings(self) -> list[Finding]:
         """All of them; of a section's inside the last word."""
@@ -68,8 +83,7 @@ class Check:
 
 def check(options: argparse.Namespace) -> int:
     """Print what stands against each migration; returns the exit code. Raises UsageError."""
-    if options.file == "-" and options.against == "-":
-        raise UsageError("standard input cannot be both sides")
+    refuse_twice(options.file, options.against)
     found: dict[str, Check] = {}
     worst = LOADS
 
@@ -137,6 +151,6 @@ def render(migration: str, one: Check, findings: list[Finding], out: Callable[[s
 def not_compared(one: Check) -> list[str]:
     """What nobody looked at, in words."""
     words = one.checker.omitted()
-    if one.verdict is not None and not one.verdict.ok:
+    if one.verdict is not None and not one.verdict.ok and not one.whole:
         words.append(f"what is not in the stream, or behind what cannot be read: {one.verdict.message}")
     return words

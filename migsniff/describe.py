@@ -1,7 +1,7 @@
 """Files that describe devices: a capture or dump with a description, the description alone, -dump-vmstate."""
 
 from collections.abc import Callable
-from pathlib import Path
+from io import BufferedReader
 from typing import Final, NamedTuple
 
 from migsniff.core.errors import CaptureError
@@ -9,9 +9,10 @@ from migsniff.core.events import Event
 from migsniff.core.session import Session
 from migsniff.descriptions import Learning
 from migsniff.feed.descriptions import Described, Entry, entries_of
-from migsniff.feed.dumpvmstate import from_dump, is_dump
-from migsniff.feed.files import open_source
+from migsniff.feed.dumpvmstate import HEAD, from_dump, is_dump
+from migsniff.feed.files import look_into, open_source
 from migsniff.feed.pcap import PcapSource
+from migsniff.feed.unpack import Peeked
 from migsniff.packets import decode_packets
 from migsniff.pipeline import Pipeline, run
 from migsniff.show.words import escape
@@ -28,25 +29,22 @@ class Found(NamedTuple):
 
 def read_descriptions(path: str, say: Callable[[str], None]) -> Found:
     """Read a file; raises CaptureError if it describes nothing. `say` is told of what cannot be used."""
-    found = _json(path, say)
+    file = look_into(path)
+    found = None if file is None else _json(path, file, say)
     if found is None:
-        found = _stream(path)
+        found = _stream(path, file)
     if not found.entries:
         raise CaptureError(f"{escape(path)}: it describes no device")
     return found
 
 
-def _json(path: str, say: Callable[[str], None]) -> Found | None:
+def _json(path: str, file: Peeked, say: Callable[[str], None]) -> Found | None:
     """A file of JSON; None if it is none."""
-    place = Path(path)
-    if path == "-" or not place.is_file():
-        return None
     try:
-        with place.open("rb") as file:
-            if file.read(4096).lstrip()[:1] != b"{":
-                return None
-            file.seek(0)
-            text = file.read(MAX_JSON + 1)
+        if file.first(HEAD).lstrip()[:1] != b"{":
+            return None
+        with BufferedReader(file) as whole:
+            text = whole.read(MAX_JSON + 1)
     except OSError as error:
         raise CaptureError(f"{escape(path)}: {error.strerror}") from None
     if len(text) > MAX_JSON:
@@ -63,9 +61,9 @@ def _json(path: str, say: Callable[[str], None]) -> Found | None:
         raise CaptureError(f"{escape(path)}: {error}") from None
 
 
-def _stream(path: str) -> Found:
+def _stream(path: str, file: Peeked | None) -> Found:
     """A capture, a dump, or whatever else holds a stream."""
-    source = open_source(path)
+    source = open_source(path, file=file)
     seen: list[Described] = []
 
     def pipeline(*about: object) -> Pipeline:

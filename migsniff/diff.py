@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import TypeVar
 
+from migsniff.against import refuse_twice
 from migsniff.compare.difference import Difference, Tally
 from migsniff.compare.fields import Place, Trees, same
 from migsniff.compare.ignore import MAX_PATTERN, SETS, Ignore
@@ -41,8 +42,7 @@ def diff(options: argparse.Namespace) -> int:
 def _diff(options: argparse.Namespace, stack: ExitStack) -> int:
     paths = (options.left, options.right)
     ignore = _ignore(options.ignore)
-    if paths == ("-", "-"):
-        raise UsageError("standard input cannot be both sides")
+    refuse_twice(*paths)
     sources = [
         open_source(
             path,

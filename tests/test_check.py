@@ -1,20 +1,33 @@
 """`migsniff check`, its parts, and what hostile files do to it. Real destinations: test_check_qemu.py."""
 
+import gzip
 import json
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
+from migsniff.check import Check, not_compared
 from migsniff.cli import main
+from migsniff.compare.checker import JUDGED, LISTED, Checker
+from migsniff.compare.inventory import Inventory
 from migsniff.compare.layout import misfit
 from migsniff.compare.pciconfig import compared, difference
-from migsniff.compare.schema import known_subsections, read_schema
+from migsniff.compare.schema import MAX_NODES, read_schema
 from migsniff.core.errors import CaptureError
-from migsniff.core.events import Field
+from migsniff.core.events import EndOfStream, Field, RamBlock, RamBlocks, Verdict
+from migsniff.core.session import Session
 from migsniff.core.wire import DUMPED_MACHINE
+from migsniff.feed.dumpvmstate import HEAD, State
+from migsniff.pipeline import Pipeline
+from tests.playing import precopy
 from tests.streams import (
     BLOCKS,
     EOF,
@@ -27,7 +40,9 @@ from tests.streams import (
     ram_start,
     subsection,
 )
+from tests.test_drain import COMPLETE, OPEN, RAM, STATES, drained
 from tests.test_samples import NAMES, SAMPLES
+from tests.valuing import section
 
 
 def checked(
@@ -97,6 +112,11 @@ def test_what_fails(
     [
         ({"blocks": {b"/rom@x": 4096}}, {"blocks": {b"/rom@x": 8192}}, "check-block-resized"),
         ({"more": full(7, b"globalstate", b"abcd")}, {}, "check-section-maybe"),
+        (
+            {"more": full(7, b"dev", b"abcd")},  # as it was called before devices had paths
+            {"more": full(7, b"0000:00:01.0/dev", b"abcd")},
+            "check-section-maybe",
+        ),
         ({}, {"more": full(7, b"dev", b"abcd")}, "check-extra-sections"),
         ({"blocks": {b"x": 4096}}, {"blocks": {b"x": 4096, b"y": 4096}}, "check-extra-blocks"),
     ],
@@ -153,11 +173,69 @@ def test_a_destination_that_is_none(
     assert capsys.readouterr().err.startswith("migsniff: ")
 
 
+@pytest.mark.parametrize("kind", ["dump", "stream", "packed"])
+@pytest.mark.parametrize("place", ["-", "/dev/stdin"])
+@pytest.mark.parametrize("command", [["check", "--against"], ["expert", "--check-against"]])
+def test_a_destination_out_of_a_pipe(command: list[str], place: str, kind: str, tmp_path: Path) -> None:
+    """Its bytes can be read once: the answer is that of the same file."""
+    against, capture = tmp_path / "there", tmp_path / "here"
+    with_fields(capture, ("data", "uint16", 2), machine=b"other")
+    with_fields(against, *[("data", "uint32", 4)] * 1500)
+    if kind == "packed":
+        against.write_bytes(gzip.compress(against.read_bytes()))
+    elif kind == "dump":
+        more = [{"field": f"field{number}", "field_exists": True} for number in range(200)]
+        against.write_text(json.dumps(schema(Fields=[{"field": "data", "size": 4}, *more])))
+
+    def answer(there: str) -> tuple[int, list[tuple[str, int]], str]:
+        verb, option = command
+        every = [verb, str(capture), option, there, "-T", "json", "--descriptions", "none"]
+        run = [sys.executable, "-m", "migsniff", *every]
+        ended = subprocess.run(run, input=against.read_bytes(), capture_output=True, check=False)
+        found = [(each["code"], each["offset"]) for each in json.loads(ended.stdout)["findings"]]
+        return ended.returncode, found, ended.stderr.decode()
+
+    assert len(against.read_bytes()) > HEAD or kind == "packed"
+    expected = answer(str(against))
+    assert {code for code, _ in expected[1]} >= {"check-machine", "check-footer"}
+    assert answer(place) == expected
+
+
+@pytest.mark.parametrize(
+    ("sent", "whole"),
+    [(COMPLETE, True), (COMPLETE[:-3], False), (OPEN + RAM + STATES, False), (OPEN + RAM, False)],
+    ids=["all of it", "half a description", "no description", "no EOF"],
+)
+def test_what_was_read_on_without_a_destination_is_compared(sent: bytes, whole: bool) -> None:
+    """The verdict is of what reached the destination; that more was not compared is said if so."""
+    check = Check(Inventory())
+    pipeline = Pipeline("m", Session(fields=True), [check])
+    for arrival in drained(precopy(sent), len(OPEN + RAM)):
+        list(pipeline.feed(arrival))
+    list(pipeline.finish())
+    assert check.verdict is not None
+    assert not check.verdict.ok
+    words = f"what is not in the stream, or behind what cannot be read: {check.verdict.message}"
+    assert (words in not_compared(check)) is not whole
+
+
+def test_a_destination_without_end_is_not_read_to_its_end(tmp_path: Path) -> None:
+    run = [sys.executable, "-m", "migsniff", "check", str(written(tmp_path / "a")), "--against", "-"]
+    with subprocess.Popen(run, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as program:
+        assert program.stdin is not None
+        assert program.stderr is not None
+        with pytest.raises(BrokenPipeError):
+            program.stdin.write(bytes(64 << 20))
+        assert b"it begins with 00 00 00 00 00 00 00 00: zeroes" in program.stderr.read()
+    assert program.returncode == 2
+
+
 def test_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     good, none = str(written(tmp_path / "a")), str(tmp_path / "none")
     assert main(["check", none, "--against", good, "--descriptions", "none"]) == 2
     assert main(["check", good, "--against", none, "--descriptions", "none"]) == 2
     assert main(["check", "-", "--against", "-"]) == 2
+    assert main(["read", "-", "--check-against", "-"]) == 2
     assert main(["check", good]) == 2
     capsys.readouterr()
 
@@ -165,9 +243,18 @@ def test_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 # ---------------------------------------------------------------- schemas
 
 
-def schema(**state: Any) -> dict[str, Any]:
-    description = {"name": "dev", "version_id": 1, "minimum_version_id": 1, "Fields": [], **state}
-    return {DUMPED_MACHINE: {"Name": "pc"}, "dev-class": {"Name": "dev-class", "Description": description}}
+def state(**more: Any) -> dict[str, Any]:
+    """A class as -dump-vmstate has it."""
+    description = {"name": "dev", "version_id": 1, "minimum_version_id": 1, "Fields": [], **more}
+    return {"Name": "dev-class", "Description": description}
+
+
+def schema(**more: Any) -> dict[str, Any]:
+    return {DUMPED_MACHINE: {"Name": "pc"}, "dev-class": state(**more)}
+
+
+def verdict(ok: bool) -> Verdict:
+    return Verdict(channel="main", direction="fwd", offset=0, size=0, ok=ok, outcome="completed", message="")
 
 
 @pytest.mark.parametrize(
@@ -207,7 +294,7 @@ def test_a_schema_that_is_too_deep_is_no_schema() -> None:
     for _ in range(40):
         state = {"name": "x", "Subsections": [state]}
     known = read_schema(json.dumps(schema(Subsections=[state])).encode())
-    assert set(known_subsections(known.find("dev")[0])) == {"x"}
+    assert set(known.find("dev")[0].subsections_below) == {"x"}
     text = b'{"vmschkmachine":{"Name":"a"},"d":{"Description":' + b'{"name":"x","Subsections":[' * 20_000
     with pytest.raises(CaptureError, match="not what qemu -dump-vmstate writes"):
         read_schema(text)
@@ -222,11 +309,114 @@ def test_classes_that_share_a_name(classes: int, distinct: int, known: int) -> N
     assert len(read_schema(json.dumps(found).encode()).find("0000:00:01.0/dev")) == known
 
 
+LEAVES = [{"field": f"field{number}"} for number in range(MAX_NODES + 1)]
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        {"class": state(Fields=LEAVES)},
+        {"class": state(Subsections=[{"name": f"dev/{number}"} for number in range(MAX_NODES + 1)])},
+        {"class": state(Fields=[{"field": "inside", "Description": {"name": "x", "Fields": LEAVES}}])},
+        {f"class{half}": state(version_id=half, Fields=LEAVES[half::2]) for half in (0, 1)},  # of one name
+    ],
+)
+def test_no_name_of_a_schema_has_more_than_can_be_gone_through(found: dict[str, Any]) -> None:
+    text = json.dumps({DUMPED_MACHINE: {"Name": "pc"}, **found}).encode()
+    with pytest.raises(CaptureError, match=f"dev has .* more than {MAX_NODES}"):
+        read_schema(text)
+
+
+def test_a_vmstate_is_taken_apart_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many sections have its name."""
+    fields = [{"field": "a", "size": 1}]
+    inner = {"name": "dev/sub", "version_id": 1, "Fields": fields}
+    checker = Checker(read_schema(json.dumps(schema(Fields=fields, Subsections=[inner])).encode()))
+    within = Mock(side_effect=State.within)
+    monkeypatch.setattr(State, "within", lambda self: within(self))
+    made = [leaf("a", 1), leaf("dev/sub", 9, kind="subsection", version=2, children=(leaf("a", 1),))]
+    for number in range(5):
+        event = replace(section(*made, idstr="dev"), instance_id=number, described=True)
+        assert [each.code for each in checker.see(event)] == ["check-subsection-version"]
+    assert within.call_count == 1
+
+
+def test_of_the_classes_that_share_a_name_the_one_that_fits_counts() -> None:
+    classes = {
+        f"class{number}": state(Fields=[{"field": f"field{number}", "size": 1}], Subsections=[])
+        for number in range(3)
+    }
+    text = json.dumps({DUMPED_MACHINE: {"Name": "pc"}, **classes}).encode()
+    found = {}
+    for number in range(4):
+        subsections = [leaf(f"dev/{each}", 9, kind="subsection") for each in range(2 * JUDGED)]
+        event = section(leaf(f"field{number}", 1), *(subsections if number == 2 else ()), idstr="dev")
+        found[number] = [each.code for each in Checker(read_schema(text)).see(replace(event, described=True))]
+    assert found[0] == found[1] == []
+    assert found[2] == ["check-subsection-unknown"] * 2 * JUDGED
+    assert found[3] == []  # renamed, perhaps
+
+
+# ---------------------------------------------------------------- large destinations
+
+
+class Counted(dict[Any, Any]):
+    """One that tells how many of its items were gone through."""
+
+    gone = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        for each in super().__iter__():
+            self.gone += 1
+            yield each
+
+
+@pytest.mark.parametrize("ok", [True, False])
+def test_an_unknown_section_is_not_looked_for_in_the_whole_destination(ok: bool) -> None:
+    there = Inventory(sections=Counted())
+    for number in range(1000):
+        there.show("m", 0, section(idstr=f"0000:00:01.0/dev{number}"))
+    there.verdict = verdict(ok)
+    checker = Checker(there)
+    for number in range(100):
+        (found,) = checker.see(section(idstr=f"other{number}"))
+        assert found.code == ("check-section-unknown" if ok else "check-section-maybe")
+    (found,) = checker.see(section(idstr="dev500"))
+    assert found.code == "check-section-maybe"
+    assert isinstance(there.sections, Counted)
+    assert there.sections.gone == 0
+
+
+def test_of_what_is_missing_only_a_few_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = Mock(side_effect=str)
+    monkeypatch.setattr("migsniff.compare.checker.name", name)
+    blocks = [RamBlock(f"block{number}", PAGE_SIZE, None, None) for number in range(1000)]
+    there = Inventory(blocks={block.name: block for block in blocks})
+    for number in range(1000):
+        there.show("m", 0, section(idstr=f"dev{number}"))
+    checker = Checker(there)
+    place: dict[str, Any] = {"channel": "main", "direction": "fwd", "offset": 0, "size": 0}
+    sent = RamBlocks(blocks=tuple(blocks[:2]), total=0, page_size=PAGE_SIZE, page_size_from="a test", **place)
+    (extra,) = checker.see(sent)
+    assert list(checker.see(section(idstr="dev0"))) == []
+    assert list(checker.see(section(idstr="dev0"))) == []  # the same once more
+    assert list(checker.see(EndOfStream(**place))) == []
+    (missing,) = checker.see(verdict(True))
+    for found, what in ((extra, "998"), (missing, "999")):
+        assert what in found.message
+        assert f"and {int(what) - LISTED} more" in found.message
+    assert 2 * LISTED <= name.call_count < 4 * LISTED
+
+
 # ---------------------------------------------------------------- inside of sections
 
 
 def with_fields(
-    path: Path, *fields: tuple[str, str, int], sub: tuple[int, int] | None = None, version: int = 1
+    path: Path,
+    *fields: tuple[str, str, int],
+    sub: tuple[int, int] | None = None,
+    version: int = 1,
+    machine: bytes = b"pc",
 ) -> Path:
     """A stream with one device: (name, type, size) of its fields, version and size of its subsection."""
     told: list[dict[str, Any]] = [{"name": each, "type": kind, "size": size} for each, kind, size in fields]
@@ -238,7 +428,7 @@ def with_fields(
         device["subsections"] = [{"vmsd_name": "dev/sub", "version": sub[0], "fields": [inner]}]
         payload += subsection(b"dev/sub", bytes(sub[1]), sub[0])
     text = description(json.dumps({"page_size": PAGE_SIZE, "devices": [device]}).encode())
-    head = HEADER + configuration(b"pc") + ram_start() + ram_end()
+    head = HEADER + configuration(machine) + ram_start() + ram_end()
     path.write_bytes(head + full(7, b"dev", payload, version=version) + EOF + text)
     return path
 

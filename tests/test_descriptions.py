@@ -4,6 +4,8 @@ import json
 import os
 import random
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -365,6 +367,29 @@ class TestCommand:
         assert main(["descriptions", "add", "--machine", "pc-i440fx-10.0", str(text)]) == 0
         assert main(["descriptions", "add", postcopy]) == 1
         assert "holds no description" in capfd.readouterr().err
+
+    @pytest.mark.parametrize("place", ["-", "/dev/stdin"])
+    @pytest.mark.parametrize("kind", ["stream", "description"])
+    def test_what_describes_may_come_out_of_a_pipe(
+        self, kind: str, place: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        """Whose bytes can be read once."""
+        if kind == "stream":
+            content, machine = WHOLE.main, []
+        else:
+            assert main(["analyze", "-d", "desc", "-f", str(SAMPLES / "x86-100-multifd")]) == 0
+            content, machine = capfd.readouterr().out.encode(), ["--machine", "virt"]
+        (tmp_path / "file").write_bytes(content)
+
+        def told(path: str, folder: str) -> tuple[int, bytes]:
+            add = ["descriptions", "add", *machine, path, "--descriptions", str(tmp_path / folder)]
+            run = [sys.executable, "-m", "migsniff", *add]
+            ended = subprocess.run(run, input=content, capture_output=True, check=False)
+            return ended.returncode, ended.stdout
+
+        expected = told(str(tmp_path / "file"), "one")
+        assert expected[0] == 0
+        assert told(place, "other") == expected
 
     @pytest.mark.parametrize(
         "content", [b"{}", b"{", b'{"devices":[]}', b"text", b'{"vmschkmachine":7}', b""]

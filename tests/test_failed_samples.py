@@ -178,6 +178,17 @@ def test_check_says_first_what_the_destination_said(name: str, capfd: pytest.Cap
     assert (footer[0] if footer else words) in log
 
 
+@pytest.mark.parametrize("name", sorted(set(NAMES) - {"19-tls"}))
+def test_check_says_what_is_missing_of_what_is_not_whole(
+    name: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = str(FAILED / name)
+    _, out = run(capfd, "check", path, "--against", path, "-T", "json")
+    verdict = golden(name)[-1]["message"]
+    missing = f"what is not in the stream, or behind what cannot be read: {verdict}"
+    assert (missing in json.loads(out)["not_compared"]) is not verdict.startswith("the whole stream was sent")
+
+
 @pytest.mark.parametrize("name", having("diff"))
 def test_diff_tells_what_differs(name: str, capfd: pytest.CaptureFixture[str]) -> None:
     path = FAILED / name

@@ -2,15 +2,24 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Final
 
 from msgspec.structs import replace
 
 from migsniff.compare.images import Images, images_of
 from migsniff.compare.inventory import MAX_SECTIONS, Inventory
-from migsniff.compare.layout import Misfit, least_size, misfit, schema_misfit, subsections
+from migsniff.compare.layout import (
+    Groups,
+    Misfit,
+    grouped,
+    least_size,
+    misfit,
+    schema_misfit,
+    subsections,
+)
 from migsniff.compare.pciconfig import difference
-from migsniff.compare.schema import Schema, known_subsections
+from migsniff.compare.schema import Schema
 from migsniff.core.events import (
     Configuration,
     DeviceSection,
@@ -26,6 +35,7 @@ from migsniff.core.events import (
 )
 from migsniff.expert.codes import ASSUMED, finding
 from migsniff.expert.evidence import block_entries, plain, section_footer, section_header
+from migsniff.expert.framing import called
 from migsniff.feed.dumpvmstate import State
 from migsniff.show.words import name
 from migsniff.values.tables.pci import PCI_STATUS, PCI_STD_HEADER_SIZEOF
@@ -37,6 +47,8 @@ OPTIONAL: Final = ("block", "dirty-bitmap", "globalstate")
 RESIZEABLE: Final = "/rom@"
 """What hw/core/loader.c registers as resizeable: tables that the firmware reads."""
 LISTED: Final = 8
+JUDGED: Final = 8
+"""Findings by which vmstates that share a name are told apart."""
 
 
 Local = Inventory | Schema
@@ -56,6 +68,8 @@ class Checker:
     destination: Local
     machine: str = ""
     seen: set[tuple[str, int]] = field(default_factory=set)
+    common: int = 0
+    """Of the sections seen, how many the destination's own stream has too."""
     refused: set[str] = field(default_factory=set)
     end: EndOfStream | None = None
     undescribed: Names = field(default_factory=dict)
@@ -112,11 +126,10 @@ class Checker:
     def _missing(self, end: EndOfStream) -> Iterator[Finding]:
         """What the destination has and the stream, which is over, has not."""
         if isinstance(self.destination, Inventory) and self.seen:
-            missing = [
-                f"{name(one[0])}/{one[1]}" for one in self.destination.sections if one not in self.seen
-            ]
-            if missing:
-                yield finding("check-extra-sections", end, count=len(missing), sections=_few(missing))
+            sections = self.destination.sections
+            if count := len(sections) - self.common:
+                missing = (f"{name(one[0])}/{one[1]}" for one in sections if one not in self.seen)
+                yield finding("check-extra-sections", end, count=count, sections=_first(missing, count))
 
     def _configuration(self, event: Configuration) -> Iterator[Finding]:
         local = self.destination.machine
@@ -159,9 +172,11 @@ class Checker:
                 **lengths,
             )
         sent = {block.name for block in event.blocks}
-        if extra := [name(one) for one in there.blocks if one not in sent]:
+        if count := len(there.blocks) - sum(one in there.blocks for one in sent):
+            extra = (name(one) for one in there.blocks if one not in sent)
             behind = event.offset + event.size
-            yield finding("check-extra-blocks", event, offset=behind, count=len(extra), blocks=_few(extra))
+            few = _first(extra, count)
+            yield finding("check-extra-blocks", event, offset=behind, count=count, blocks=few)
 
     # ------------------------------------------------------------ sections
 
@@ -170,6 +185,7 @@ class Checker:
         if key in self.seen or len(self.seen) >= MAX_SECTIONS:
             return
         self.seen.add(key)
+        self.common += isinstance(self.destination, Inventory) and key in self.destination.sections
         if (found := self._known(event)) is not None:
             code, local = found
             self.refused.add(called(event))
@@ -192,7 +208,7 @@ class Checker:
         if isinstance(self.destination, Schema):
             states = self.destination.find(event.idstr)
             if not states:
-                self.unknown[called(event)] = None
+                self.unknown[name(called(event))] = None
             elif event.version_id > (most := max(one.version_id for one in states)):
                 return "check-version", most
             elif event.version_id < (least := min(one.minimum_version_id for one in states)):
@@ -209,8 +225,7 @@ class Checker:
         """Whether the destination may know a section although its own stream has none."""
         assert isinstance(self.destination, Inventory)
         complete = self.destination.verdict is None or self.destination.verdict.ok
-        tail = f"/{event.idstr}"  # a name of old, before devices had paths (compat in SaveStateEntry)
-        old = "/" not in event.idstr and any(one.endswith(tail) for one, _ in self.destination.sections)
+        old = event.idstr in self.destination.tails  # before devices had paths (compat in SaveStateEntry)
         return not complete or event.idstr in OPTIONAL or old
 
     def _device(self, event: DeviceSection) -> Iterator[Finding]:
@@ -219,17 +234,16 @@ class Checker:
         if section in self.refused:  # its inside is not read
             return
         if (event.described or event.assumed) and not event.undescribed:
-            self.undescribed.pop(section, None)
+            self.undescribed.pop(name(section), None)
         elif len(self.undescribed) < MAX_SECTIONS:
-            self.undescribed[section] = None
+            self.undescribed[name(section)] = None
         found = self._inside(event) if event.described or event.assumed else self._length(event)
         yield from (replace(one, message=one.message + ASSUMED) for one in found) if event.assumed else found
 
     def _inside(self, event: DeviceSection) -> Iterator[Finding]:
         if isinstance(self.destination, Schema):
             if states := self.destination.find(event.idstr):
-                # classes share a name: the one that fits best
-                yield from min((list(self._schema(event, state)) for state in states), key=len)
+                yield from self._schema(event, states)
             return
         local = self.local(event)
         if local is None:
@@ -264,13 +278,27 @@ class Checker:
         local = self.destination.sections.get((event.idstr, event.instance_id))
         return local if isinstance(local, DeviceSection) and local.described else None
 
-    def _schema(self, event: DeviceSection, state: State) -> Iterator[Finding]:
-        if (found := schema_misfit(event.fields, state, event.version_id, self.renamed)) is not None:
-            yield self._misfit(event, found)
-        known = known_subsections(state)
-        for one in _each_name(subsections(event.fields)):
+    def _schema(self, event: DeviceSection, states: list[State]) -> Iterator[Finding]:
+        """What stands against the one that fits best of the vmstates that share a name."""
+        inner = [(one, grouped(one.children)) for one in _each_name(subsections(event.fields))]
+        fields = grouped(event.fields)
+
+        def against(state: State) -> Iterator[Finding]:
+            if (found := schema_misfit(fields, state, event.version_id, self.renamed)) is not None:
+                yield self._misfit(event, found)
+            yield from self._schema_subsections(event, inner, state)
+
+        best = states[0]
+        if len(states) > 1:
+            best = min(states, key=lambda state: sum(1 for _ in islice(against(state), JUDGED)))
+        yield from against(best)
+
+    def _schema_subsections(
+        self, event: DeviceSection, inner: list[tuple[Field, Groups]], state: State
+    ) -> Iterator[Finding]:
+        for one, fields in inner:
             found, version = None, one.version or 0
-            there = known.get(one.name, ())
+            there = state.subsections_below.get(one.name, ())
             if not there:
                 yield self._at(event, "check-subsection-unknown", one, subsection=name(one.name))
             elif version > (most := max(each.version_id for each in there)):
@@ -278,7 +306,7 @@ class Checker:
             elif version < (least := min(each.minimum_version_id for each in there)):
                 yield self._other_version(event, one, least, "old")
             elif len(there) == 1:
-                found = schema_misfit(one.children, there[0], version, self.renamed, f"{one.name}.")
+                found = schema_misfit(fields, there[0], version, self.renamed, f"{one.name}.")
             if found is not None:
                 yield self._misfit(event, found)
 
@@ -347,7 +375,7 @@ class Checker:
                     register=found.register,
                 )
         if here.opaque:
-            self.opaque[called(event)] = None
+            self.opaque[name(called(event))] = None
             if here.virtio is not None and there.virtio is not None and here.virtio.features:
                 yield from self._features(event, here.virtio, there.virtio)
 
@@ -355,7 +383,7 @@ class Checker:
         section = called(event)
         kind = event.idstr.rpartition("/")[2]
         if not there.features:  # at reset, most likely: no guest has chosen any
-            self.features[f"{section} ({' '.join(feature_names(kind, here.features))})"] = None
+            self.features[f"{name(section)} ({' '.join(feature_names(kind, here.features))})"] = None
         elif bits := here.features & ~there.features:
             size = 4 if here.features_offset < here.status_offset + 8 else 8
             yield finding(
@@ -381,11 +409,11 @@ def _each_name(found: Iterable[Field]) -> Iterator[Field]:
             yield one
 
 
-def called(event: Section) -> str:
-    """A section as the log names it: idstr/instance."""
-    return f"{name(event.idstr)}/{event.instance_id}"
+def _few(names: Names) -> str:
+    return _first(names, len(names))
 
 
-def _few(names: list[str] | Names) -> str:
-    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return ", ".join(list(names)[:LISTED]) + more
+def _first(names: Iterable[str], count: int) -> str:
+    """The first of `count` names, of which no more are made than are told."""
+    more = f" and {count - LISTED} more" if count > LISTED else ""
+    return ", ".join(islice(names, LISTED)) + more

@@ -27,7 +27,8 @@ class Inventory:
 
     `sections` are by (idstr, instance id), in the order in which they began; of a device the last word that
     was said of it (exact where there was a description), of a live section its first. `omitted`: sections
-    beyond MAX_SECTIONS. `all_sent`: the EOF has come.
+    beyond MAX_SECTIONS. `all_sent`: the EOF has come. `tails`: what stands behind the device's path in the
+    names that have one.
     """
 
     configuration: Configuration | None = None
@@ -39,6 +40,7 @@ class Inventory:
     all_sent: bool = False
     verdict: Verdict | None = None
     omitted: int = 0
+    tails: set[str] = field(default_factory=set)
 
     @property
     def machine(self) -> str:
@@ -77,6 +79,9 @@ class Inventory:
             self.omitted += 1
         elif newer or key not in self.sections:
             self.sections[key] = event
+            _, slash, tail = event.idstr.rpartition("/")
+            if slash:
+                self.tails.add(tail)
 
     def close(self) -> None:
         """Nothing is pending."""

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import groupby, zip_longest
 from typing import Final, NamedTuple
 
@@ -131,67 +132,86 @@ def _size(field: Field, depth: int) -> int:
 # ---------------------------------------------------------------- against a schema
 
 
+@dataclass(slots=True)
+class Group:
+    """The fields of a section that have one name, the elements of an array; what is inside of the first."""
+
+    first: Field
+    elements: int = 0
+    size: int = 0
+    _inside: "Groups | None" = None
+
+    def inside(self) -> "Groups":
+        """What is inside, put together once for all that it is compared with."""
+        if self._inside is None:
+            self._inside = grouped(self.first.children)
+        return self._inside
+
+
+Groups = dict[str, Group]
+
+
+def grouped(fields: Sequence[Field]) -> Groups:
+    """The fields of a section as `schema_misfit` compares them."""
+    found: Groups = {}
+    for field in fields:
+        if field.type not in ("subsection", "opaque"):
+            group = found.setdefault(INDEX.sub("", field.name), Group(field))
+            group.elements += 1 if field.array_len is None else field.array_len
+            group.size += field.size
+    return found
+
+
 def schema_misfit(
-    stream: Sequence[Field],
-    state: State,
-    version: int,
-    renamed: dict[str, None],
-    above: str = "",
-    depth: int = 0,
+    here: Groups, state: State, version: int, renamed: dict[str, None], above: str = "", depth: int = 0
 ) -> Misfit | None:
     """Compare a section with its vmstate in -dump-vmstate: names, sizes of integers, array lengths if told.
 
     `renamed` is told the structs whose names differ on both sides: nothing can be said of those.
     """
-    here = _grouped(one for one in stream if one.type not in ("subsection", "opaque"))
-    there: dict[str, list[StateField]] = {}
-    for field in state.fields:
-        there.setdefault(field.name, []).append(field)
-    extra = [label for label in here if label not in there]
-    absent = [
-        label
-        for label, group in there.items()
-        if label not in here and any(_must(one, version) for one in group)
-    ]
-    if extra and all(label in here for label in there):  # else it may be another's new name
-        return Misfit(above + extra[0], "the destination has no such field", certain=True)
-    if absent and not extra:
-        # -dump-vmstate tells since QEMU 10.0 only which are arrays of a length that may be 0
-        return Misfit(above + absent[0], "the stream has no such field", there[absent[0]][0].num is not None)
-    if extra:
+    there = state.by_name
+    extra = next((label for label in here if label not in there), None)
+    if extra is not None:
+        if all(label in here for label in there):  # else it may be another's new name
+            return Misfit(above + extra, "the destination has no such field", certain=True)
         if len(renamed) < MAX_RENAMED:
-            renamed[above + extra[0]] = None
+            renamed[above + extra] = None
         return None
-    for label, fields in here.items():
-        if len(there[label]) != 1:
-            continue
-        field = there[label][0]
-        length = _elements(fields)
-        if field.num is not None and field.num > 1 and length != field.num and fields[0].type != "null":
-            words = f"{length} elements in the stream, {field.num} at the destination"
-            return Misfit(above + label, words, certain=True)
-        if INTEGER.fullmatch(fields[0].type) and length and field.size:
-            size = _total(fields) // length
-            if size != field.size:
-                words = f"{size} bytes in the stream, {field.size} at the destination"
-                return Misfit(above + label, words, certain=True)
-        if field.inside is not None and fields[0].children and depth < MAX_DEPTH:
-            path = f"{above}{label}."
-            inner = field.inside
-            found = schema_misfit(fields[0].children, inner, inner.version_id, renamed, path, depth + 1)
+    for label, fields in there.items():
+        if label not in here and _always(fields, version):
+            # -dump-vmstate tells since QEMU 10.0 only which are arrays of a length that may be 0
+            return Misfit(above + label, "the stream has no such field", fields[0].num is not None)
+    for label, group in here.items():
+        if len(there[label]) == 1:
+            found = _field_misfit(group, there[label][0], above + label, renamed, depth)
             if found is not None:
                 return found
     return None
 
 
-def _must(field: StateField, version: int) -> bool:
-    """Whether a field always comes: structs without a number may be an array, which may have no elements."""
-    array = field.num == 0 or (field.num is None and field.inside is not None)
-    return not field.exists and field.version_id <= version and field.size > 0 and not array
+def _field_misfit(
+    here: Group, there: StateField, path: str, renamed: dict[str, None], depth: int
+) -> Misfit | None:
+    kind = here.first.type
+    if there.num is not None and there.num > 1 and here.elements != there.num and kind != "null":
+        words = f"{here.elements} elements in the stream, {there.num} at the destination"
+        return Misfit(path, words, certain=True)
+    if INTEGER.fullmatch(kind) and here.elements and there.size:
+        size = here.size // here.elements
+        if size != there.size:
+            words = f"{size} bytes in the stream, {there.size} at the destination"
+            return Misfit(path, words, certain=True)
+    if there.inside is not None and here.first.children and depth < MAX_DEPTH:
+        inner = there.inside
+        return schema_misfit(here.inside(), inner, inner.version_id, renamed, f"{path}.", depth + 1)
+    return None
 
 
-def _grouped(fields: Iterator[Field]) -> dict[str, list[Field]]:
-    found: dict[str, list[Field]] = {}
-    for field in fields:
-        found.setdefault(INDEX.sub("", field.name), []).append(field)
-    return found
+def _always(fields: Sequence[StateField], version: int) -> bool:
+    """Whether one always comes: structs without a number may be an array, which may have no elements."""
+    return any(
+        not (one.exists or one.num == 0 or (one.num is None and one.inside is not None))
+        and one.version_id <= version
+        and one.size > 0
+        for one in fields
+    )

@@ -5,7 +5,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from migsniff.compare.checker import Checker, Local, called
+from migsniff.compare.checker import Checker, Local
 from migsniff.core.events import (
     Configuration,
     DeviceSection,
@@ -19,6 +19,8 @@ from migsniff.core.events import (
     Verdict,
 )
 from migsniff.expert.codes import finding
+from migsniff.expert.framing import called
+from migsniff.show.words import name
 
 WATCHED: Final = frozenset(
     (Configuration, DeviceSection, EndOfStream, LiveSection, RamBlocks, RamSection, Verdict)
@@ -75,7 +77,7 @@ class Watch:
 
 
 def _too_large(event: Event, section: str) -> Finding:
-    return finding("check-too-large", event, section=section, size=0, name=section, limit=MAX_FIELDS)
+    return finding("check-too-large", event, section=section, size=0, name=name(section), limit=MAX_FIELDS)
 
 
 def _many(fields: Sequence[Field]) -> bool:

@@ -8,8 +8,9 @@ as with all that is assumed only what leads exactly to the end of a section is b
 
 import itertools
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Any, Final
 
 import msgspec
@@ -39,7 +40,7 @@ class StateField(msgspec.Struct, rename={"name": "field", "exists": "field_exist
     inside: "State | None" = None
 
 
-class State(msgspec.Struct, rename={"fields": "Fields", "subsections": "Subsections"}):
+class State(msgspec.Struct, rename={"fields": "Fields", "subsections": "Subsections"}, dict=True):
     """A vmstate, and the versions of it that can be loaded."""
 
     name: str
@@ -47,6 +48,33 @@ class State(msgspec.Struct, rename={"fields": "Fields", "subsections": "Subsecti
     minimum_version_id: int = 0
     fields: list[StateField] = []
     subsections: list["State"] = []
+
+    @cached_property
+    def by_name(self) -> dict[str, list[StateField]]:
+        """The fields by their names, which some share."""
+        found: dict[str, list[StateField]] = defaultdict(list)
+        for field in self.fields:
+            found[field.name].append(field)
+        return dict(found)
+
+    @cached_property
+    def subsections_below(self) -> dict[str, list["State"]]:
+        """The subsections at any depth by their names, which some share."""
+        found: dict[str, list[State]] = defaultdict(list)
+        for state in self.within():
+            for inner in state.subsections:
+                found[inner.name].append(inner)
+        return dict(found)
+
+    def within(self) -> Iterator["State"]:
+        """This one, and what is inside of it down to MAX_DEPTH."""
+        waiting = [(self, 0)]
+        while waiting:
+            state, depth = waiting.pop()
+            yield state
+            if depth < MAX_DEPTH:
+                waiting += [(inner, depth + 1) for inner in state.subsections]
+                waiting += [(field.inside, depth + 1) for field in state.fields if field.inside is not None]
 
 
 class _Class(msgspec.Struct):

@@ -54,26 +54,45 @@ class Source(Protocol):
         """What arrived. A chunk's data is valid until the next arrival is asked for. Raises CaptureError."""
 
 
+def look_into(path: str) -> Peeked | None:
+    """What `open_source` would open, to see first what it is: a pipe gives its bytes once. None: no file."""
+    try:
+        return Peeked(_open(path))
+    except OSError:  # a folder, or not there: open_source tells it in its own words
+        return None
+
+
 def open_source(
-    path: str, *, port: int | None = None, offset: int = 0, snapshot: str | None = None
+    path: str,
+    *,
+    port: int | None = None,
+    offset: int = 0,
+    snapshot: str | None = None,
+    file: Peeked | None = None,
 ) -> Source:
     """Open a capture's folder, a file of one, a file that holds a stream, or "-" for standard input.
 
     `port`: which connections of a packet capture to read. `offset`: where in the file to begin. `snapshot`:
-    the name or id of that of a qcow2 image. Raises CaptureError.
+    the name or id of that of a qcow2 image. `file`: what `look_into` has opened. Raises CaptureError.
     """
     opener = Opener(port, offset, snapshot)
     if path == "-":
-        return opener.open(FileIO(0, closefd=False), "standard input", "-", None)
+        return opener.open(file or _open(path), "standard input", "-", None)
     name = printable(path)
     place = Path(path)
     try:
         if place.is_dir() or place.name in (MANIFEST, TIMELINE):
             opener.refuse(name, "a capture")
+            if file is not None:
+                file.close()
             return CaptureSource(open_capture(place if place.is_dir() else place.parent))
-        return opener.open(FileIO(place), name, printable(place.name), place)
+        return opener.open(file or _open(path), name, printable(place.name), place)
     except OSError as error:
         raise CaptureError(f"{name}: {error.strerror or error}") from None
+
+
+def _open(path: str) -> FileIO:
+    return FileIO(0, closefd=False) if path == "-" else FileIO(path)
 
 
 class CaptureSource:

@@ -167,6 +167,12 @@ class Peeked(io.RawIOBase):
             self._head += more
         return self._head
 
+    def first(self, size: int) -> bytes:
+        """The first bytes, `size` of them if there are so many."""
+        while len(self._head) < size and (more := self._source.read(PEEK_SIZE)):
+            self._head += more
+        return self._head[:size]
+
     def readable(self) -> bool:
         return True
 
