@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from migsniff.core.events import BREATH, Event, Field, Value
 from migsniff.core.registry import field_type
-from migsniff.core.vmdesc import BREATHS, Budget, Description, opaque, walk
+from migsniff.core.vmdesc import BREATHS, PIECE, Budget, Description, opaque, walk
 from tests.describing import BASE, description, entry, read, struct, walked, with_field
 
 
@@ -402,6 +402,19 @@ def test_a_walk_takes_breath(case: str) -> None:
     assert result == expected
     assert sum(taken) > 1000
     assert max(taken) <= BREATHS + 1
+
+
+@pytest.mark.parametrize(("kind", "size"), [("uint32", 4), ("int8", 1), ("timer", 8), ("bool", 1)])
+def test_the_values_of_an_array_take_breath(kind: str, size: int) -> None:
+    device = description(entry("a", kind, size, array_len=3 * PIECE + 1)).devices[0]
+    data = bytes(range(251)) * (4 * PIECE * size // 251)
+    steps = list(walk(device, data, 0, 0, fields=True, budget=Budget(), breathe=True))
+    assert steps == [BREATH] * 3
+    (array,) = walked(device, data, 0, 0, fields=True, budget=Budget()).fields
+    decode = field_type.get(kind)
+    assert decode is not None
+    assert array.raw == data[: size * (3 * PIECE + 1)]
+    assert array.value == tuple(decode(array.raw[at : at + size]) for at in range(0, len(array.raw), size))
 
 
 def test_the_problem_does_not_hold_the_bytes() -> None:

@@ -39,6 +39,8 @@ MAX_VALUES: Final = (
 UNNAMED: Final = "undescribed"
 BREATHS: Final = 256  # fields, about a millisecond of a walk, between one BREATH and the next
 
+PIECE: Final = 2048  # elements of an array, which take as long
+
 T = TypeVar("T")
 Walking = Generator[Event, None, T]
 """A walk or a part of one: nothing but BREATH comes out of it, and that only if wanted."""
@@ -127,7 +129,7 @@ def opaque(data: Data, start: int, end: int, wire_offset: int) -> Field:
 class Walker:
     """One walk; `at` is the index of the next byte, `shift` what makes it a wire offset."""
 
-    __slots__ = ("at", "breath_at", "budget", "data", "fields", "inline", "shift", "undescribed")
+    __slots__ = ("at", "breath_at", "breathe", "budget", "data", "fields", "inline", "shift", "undescribed")
 
     def __init__(
         self, data: memoryview, at: int, shift: int, fields: bool, budget: Budget, *, breathe: bool
@@ -138,6 +140,7 @@ class Walker:
         self.fields = fields
         self.budget = budget
         self.undescribed = 0
+        self.breathe = breathe
         # BREATH comes when fewer fields than this are left in the budget
         self.breath_at = budget.fields - BREATHS if breathe else -math.inf
         self.inline = False  # inside an inline group, whose raw bytes are kept by its outermost Field
@@ -158,6 +161,8 @@ class Walker:
                 yield from self.sized(field, limit, found)
             else:
                 self.plain(field, limit, found)
+                if self.fields and found[-1].array_len is not None:
+                    found[-1] = yield from self.valued(field, found[-1])
         yield from self.subsections(vmsd, limit, found)
 
     def breath(self) -> Event:
@@ -177,11 +182,12 @@ class Walker:
         return self.at + size
 
     def plain(self, field: FieldDescription, limit: int, found: list[Field]) -> None:
-        """A field that holds no others, or an array of such."""
+        """A field that holds no others, or an array of such, still without their values."""
         start = self.at
         self.at = self.end(field, limit)
         if self.fields:
             raw = bytes(self.data[start : self.at])
+            decode = field_type.get(field.type) if field.array_len is None else None
             found.append(
                 Field(
                     name=field.name,
@@ -191,9 +197,32 @@ class Walker:
                     array_len=field.array_len,
                     index=field.index,
                     raw=raw,
-                    value=self.value(field, raw),
+                    value=decode(raw) if decode else None,
                 )
             )
+
+    def valued(self, field: FieldDescription, array: Field) -> Walking[Field]:
+        """An array with the values of its elements, unless they are too many."""
+        decode, count = field_type.get(field.type), array.array_len
+        size = array.size // count if count else field.size
+        if decode is None or not size or count is None:
+            return array
+        integers = fieldtypes.integers(decode, size)
+        # what takes longer than unpacking integers counts for more
+        if not self.budget.take_values(count * (1 if integers else 16)):
+            return array
+        values: list[Value] = []
+        for at in range(0, array.size, PIECE * size):
+            if at and self.breathe:
+                yield self.breath()
+            piece = array.raw[at : at + PIECE * size]
+            if integers:
+                values += struct.unpack(f">{len(piece) // size}{integers}", piece)
+            else:
+                values += [decode(piece[each : each + size]) for each in range(0, len(piece), size)]
+        if values and isinstance(values[0], tuple):
+            return array
+        return replace(array, value=cast("Value", tuple(values)))
 
     def sized(self, field: FieldDescription, limit: int, found: list[Field]) -> Walking[None]:
         """A struct, an inline group or a list that ends `size` bytes on, whatever is inside."""
@@ -405,17 +434,3 @@ class Walker:
                     value=fieldtypes.capability(raw),
                 )
             )
-
-    def value(self, field: FieldDescription, raw: bytes) -> Value:
-        """The value of a leaf, or the values of an array's elements."""
-        decode = field_type.get(field.type)
-        if decode is None or field.array_len is None:
-            return decode(raw) if decode else None
-        integers = fieldtypes.integers(decode, field.size)
-        # what takes longer than unpacking integers counts for more
-        if not field.size or not self.budget.take_values(field.array_len * (1 if integers else 16)):
-            return None
-        if integers:
-            return struct.unpack(f">{field.array_len}{integers}", raw)
-        values = tuple(decode(raw[at : at + field.size]) for at in range(0, len(raw), field.size))
-        return None if values and isinstance(values[0], tuple) else cast("Value", values)
