@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from migsniff.core import fieldtypes
 from migsniff.core.arrivals import Data
+from migsniff.core.budget import Budget
 from migsniff.core.description import (
     LISTS,
     Description,
@@ -33,9 +34,6 @@ from migsniff.core.wire import MAX_FIELDS, U32, ItemType
 __all__ = ["Budget", "Description", "DeviceDescription", "Walk", "Walker", "Walking", "opaque", "walk"]
 
 NULL_POINTER: Final = b"0"  # VMS_NULLPTR_MARKER, include/migration/vmstate.h
-MAX_VALUES: Final = (
-    4 * MAX_FIELDS
-)  # array elements of a migration that get a value; behind that only raw bytes
 UNNAMED: Final = "undescribed"
 BREATHS: Final = 256  # fields, about a millisecond of a walk, between one BREATH and the next
 
@@ -44,29 +42,6 @@ PIECE: Final = 2048  # elements of an array, which take as long
 T = TypeVar("T")
 Walking = Generator[Event, None, T]
 """A walk or a part of one: nothing but BREATH comes out of it, and that only if wanted."""
-
-
-class Budget:
-    """How many fields and array values the descriptions of one migration may still stand for."""
-
-    __slots__ = ("fields", "values")
-
-    def __init__(self, fields: int = MAX_FIELDS, values: int = MAX_VALUES) -> None:
-        self.fields = fields
-        self.values = values
-
-    def take_field(self) -> None:
-        """Count one field; raises StreamProblem (description-nodes) when there were too many."""
-        self.fields -= 1
-        if self.fields < 0:
-            raise StreamProblem("description-nodes", limit=MAX_FIELDS)
-
-    def take_values(self, count: int) -> bool:
-        """Count the values of an array; False: they are too many, it gets none."""
-        if count > self.values:
-            return False
-        self.values -= count
-        return True
 
 
 class Walk(msgspec.Struct, frozen=True):
