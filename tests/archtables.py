@@ -159,7 +159,7 @@ def arm(linux: Linux) -> Iterator[tuple[str, object]]:
     ):
         yield name, kvm[name]
     arm = linux.numbers(f"{ARM64}uapi/asm/kvm.h")
-    for name in ("COPROC_MASK", "COPROC_SHIFT", "DEMUX"):
+    for name in ("COPROC_MASK", "COPROC_SHIFT"):
         yield f"KVM_REG_ARM_{name}", arm[f"KVM_REG_ARM_{name}"]
     yield "KVM_REG_ARM64_SYSREG", arm["KVM_REG_ARM64_SYSREG"]
     state = f"{ARM64}uapi/asm/ptrace.h"

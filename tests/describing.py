@@ -3,7 +3,10 @@
 import json
 from typing import Any
 
-from migsniff.core.vmdesc import Budget, Description, Walk, walk
+import pytest
+
+from migsniff.core.arrivals import Data
+from migsniff.core.vmdesc import Budget, Description, DeviceDescription, Walk, walk
 
 BASE = 1000  # wire offset of the first byte of the device
 
@@ -26,4 +29,18 @@ def with_field(text: str) -> str:
 
 
 def read(parsed: Description, data: bytes, *, fields: bool = True, budget: Budget | None = None) -> Walk:
-    return walk(parsed.devices[0], b"??" + data, 2, BASE, fields=fields, budget=budget or Budget())
+    return walked(parsed.devices[0], b"??" + data, 2, BASE, fields=fields, budget=budget or Budget())
+
+
+def walked(
+    device: DeviceDescription, data: Data, start: int, wire_offset: int, *, fields: bool, budget: Budget
+) -> Walk:
+    """A whole walk in one piece."""
+    steps = walk(device, data, start, wire_offset, fields=fields, budget=budget)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: Walk = end.value
+            return result
+        pytest.fail("a walk without `breathe` takes no breath")

@@ -35,7 +35,7 @@ LAYERS = (
     ("errors", "wire"),
     ("arrivals",),
     ("events",),
-    ("bytequeue", "contents", "hotranges", "registry", "rounds", "text"),
+    ("budget", "bytequeue", "contents", "hotranges", "registry", "rounds", "text"),
     ("fieldtypes", "oldstyle", "description", "inflaters", "messages", "multifdfacts", "pageencodings"),
     ("names",),
     ("tallies",),

@@ -17,6 +17,7 @@ from migsniff.core.session import Session
 from migsniff.destination import Destination, read_destination
 from migsniff.feed.descriptions import Descriptions
 from migsniff.pipeline import Pipeline
+from migsniff.values import large
 from tests.finding import Keep
 from tests.loading import stream as own_stream
 from tests.playing import Cut, Stream, arrivals, bytewise, precopy, whole
@@ -155,6 +156,7 @@ def test_a_fault_ends_the_checker_alone(when: str, tmp_path: Path, monkeypatch: 
 
 def test_what_is_too_large_is_left_to_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch, "MAX_FIELDS", 0)
+    monkeypatch.setattr(large, "MAX_FIELDS", 0)
     local = destination(tmp_path / "there", stream_of((TIMER, SERIAL)))
     found = told(shown(precopy(stream_of(DEVICES)), local))
     assert {one.code for one in found} == {"check-too-large", "check-section-unknown"}

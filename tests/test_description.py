@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from migsniff.core.errors import StreamProblem
 from migsniff.core.events import BREATH
-from migsniff.core.vmdesc import Budget, Description, walk
+from migsniff.core.vmdesc import Budget, Description
 from migsniff.core.wire import MAX_DESCRIPTION_DEPTH, MAX_DEVICE_DESCRIPTION, MAX_FIELDS
-from tests.describing import description, entry, read, struct, with_field
+from tests.describing import description, entry, read, struct, walked, with_field
 
 
 def test_parse() -> None:
@@ -179,7 +179,7 @@ def test_junk_raises_nothing_but_a_stream_problem(junk: Any) -> None:
         except StreamProblem:
             continue
         for device in parsed.devices:
-            walk(device, b"\0" * 40, 0, 0, fields=True, budget=Budget(fields=1000))
+            walked(device, b"\0" * 40, 0, 0, fields=True, budget=Budget(fields=1000))
 
 
 DAMAGED = description(
@@ -196,4 +196,4 @@ def test_damaged_text_raises_nothing_but_a_stream_problem(junk: bytes, at: int, 
     except StreamProblem:
         return
     for device in parsed.devices:
-        walk(device, b"\0" * 40, 0, 0, fields=True, budget=Budget(fields=1000))
+        walked(device, b"\0" * 40, 0, 0, fields=True, budget=Budget(fields=1000))

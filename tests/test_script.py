@@ -19,8 +19,9 @@ from migsniff.core.events import (
     RamSection,
     SectionType,
 )
-from migsniff.core.vmdesc import Budget, Description, walk
+from migsniff.core.vmdesc import Budget, Description
 from migsniff.show.script import SLICE, ScriptDocument
+from tests.describing import walked
 
 
 def header(
@@ -89,7 +90,7 @@ def state(data: str, *fields: dict[str, Any], **more: Any) -> Any:
     """What the document has of a device with these bytes and this description."""
     raw = bytes.fromhex(data)
     text = json.dumps({"devices": [{"name": "d", "instance_id": 0, "version": 1, "fields": fields, **more}]})
-    read = walk(Description.parse(text.encode()).devices[0], raw, 0, 0, fields=True, budget=Budget())
+    read = walked(Description.parse(text.encode()).devices[0], raw, 0, 0, fields=True, budget=Budget())
     assert (read.problem, read.end) == (None, len(raw))
     written = document(device(0, 7, "d", *read.fields))
     parsed = json.loads(written)

@@ -1,7 +1,7 @@
 """Registers of CPUs in words, and for any fields whatever; test_values_cpu_qemu.py has the real ones."""
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from migsniff.core.events import Field
@@ -222,6 +222,7 @@ def test_all_architectures_are_among_them() -> None:
     assert {ARCHITECTURES[key] for key, _ in TABLES} == set(ARCHITECTURES.values())
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_any_value_of_any_register(data: st.DataObject) -> None:
     """A meaning or none, never an exception; what is in it stands in it."""

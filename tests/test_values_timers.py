@@ -193,6 +193,8 @@ def test_the_clock_of_s390x(version: str, tmp_path: Path) -> None:
     ("value", "text"),
     [
         (0, ""),
+        (-1, ""),
+        (-4, ""),
         (1, "0"),
         (0b1000_1111, "0-3, 7"),
         (0b11, "0-1"),

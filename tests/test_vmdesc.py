@@ -1,15 +1,17 @@
 """Device bytes read by their description: what QEMU writes, and what a liar might."""
 
+from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from migsniff.core.events import Field, Value
+from migsniff.core.events import BREATH, Event, Field, Value
 from migsniff.core.registry import field_type
-from migsniff.core.vmdesc import Budget, Description, opaque, walk
-from tests.describing import BASE, description, entry, read, struct, with_field
+from migsniff.core.vmdesc import BREATHS, PIECE, Budget, Description, opaque, walk
+from tests.describing import BASE, description, entry, read, struct, walked, with_field
 
 
 def brief(field: Field) -> tuple[Any, ...]:
@@ -362,9 +364,62 @@ def test_a_problem_ends_the_walk(parsed: Description, data: str, code: str, end:
     assert sum(field.size for field in read(parsed, bytes.fromhex(data)).fields) == end
 
 
+WORD = entry("a", "uint16", 2)
+LARGE = {
+    "an array of structs": [struct("s", 4, WORD, WORD, array_len=3000)],
+    "an array of empty structs": [struct("s", 0, array_len=9000)],
+    "arrays in a struct in an array": [
+        struct("o", 2000, struct("m", 2000, struct("i", 2, WORD, array_len=1000)), array_len=4)
+    ],
+    "an inline group": [
+        entry("t", "tmp", 8000, struct=struct("t", 8000, struct("s", 2, WORD, array_len=4000))["struct"])
+    ],
+    "names": [entry("c", "capability", 2, array_len=9000)],
+    "a subsection": [],
+}
+
+
+@pytest.mark.parametrize("case", LARGE)
+def test_a_walk_takes_breath(case: str) -> None:
+    inside = struct("s", 2, WORD, array_len=5000)
+    more = {} if LARGE[case] else {"subsections": [{"vmsd_name": "d/s", "version": 1, "fields": [inside]}]}
+    device = description(*LARGE[case], **more).devices[0]
+    data = (b"\5\3d/s\0\0\0\1" if more else b"") + bytes(40_000)
+    expected = walked(device, data, 0, 0, fields=True, budget=Budget())
+    assert expected.problem is None
+    budget = Budget()
+    stops, result = [budget.fields], None
+
+    def steps() -> Iterator[Event]:
+        nonlocal result
+        result = yield from walk(device, data, 0, 0, fields=True, budget=budget, breathe=True)
+
+    for event in steps():
+        assert event is BREATH
+        stops.append(budget.fields)
+    stops.append(budget.fields)
+    taken = [before - after for before, after in pairwise(stops)]
+    assert result == expected
+    assert sum(taken) > 1000
+    assert max(taken) <= BREATHS + 1
+
+
+@pytest.mark.parametrize(("kind", "size"), [("uint32", 4), ("int8", 1), ("timer", 8), ("bool", 1)])
+def test_the_values_of_an_array_take_breath(kind: str, size: int) -> None:
+    device = description(entry("a", kind, size, array_len=3 * PIECE + 1)).devices[0]
+    data = bytes(range(251)) * (4 * PIECE * size // 251)
+    steps = list(walk(device, data, 0, 0, fields=True, budget=Budget(), breathe=True))
+    assert steps == [BREATH] * 3
+    (array,) = walked(device, data, 0, 0, fields=True, budget=Budget()).fields
+    decode = field_type.get(kind)
+    assert decode is not None
+    assert array.raw == data[: size * (3 * PIECE + 1)]
+    assert array.value == tuple(decode(array.raw[at : at + size]) for at in range(0, len(array.raw), size))
+
+
 def test_the_problem_does_not_hold_the_bytes() -> None:
     data = bytearray(b"\1")
-    result = walk(description(entry("a", "uint32", 4)).devices[0], data, 0, 0, fields=True, budget=Budget())
+    result = walked(description(entry("a", "uint32", 4)).devices[0], data, 0, 0, fields=True, budget=Budget())
     assert result.problem is not None
     data += b"a bytearray that is still viewed cannot grow"
     assert data.startswith(b"\1a")

@@ -1,6 +1,6 @@
 """A migration that is running, compared with its destination: findings among those of the expert's rules."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from msgspec.structs import replace
@@ -11,7 +11,6 @@ from migsniff.core.events import (
     DeviceSection,
     EndOfStream,
     Event,
-    Field,
     Finding,
     LiveSection,
     RamBlocks,
@@ -21,15 +20,11 @@ from migsniff.core.events import (
 from migsniff.expert.codes import finding
 from migsniff.expert.framing import called
 from migsniff.show.words import name
+from migsniff.values.large import MAX_FIELDS, many
 
 WATCHED: Final = frozenset(
     (Configuration, DeviceSection, EndOfStream, LiveSection, RamBlocks, RamSection, Verdict)
 )
-MAX_FIELDS: Final = 1 << 13
-"""Fields of a section that is compared, blocks of a list: more would hold up others for over 10 ms.
-
-Of the devices seen only the interrupt controllers of pseries have more (16457 and 24577).
-"""
 MAX_TOLD: Final = 10_000
 
 
@@ -58,7 +53,7 @@ class Watch:
                 return
             if isinstance(event, DeviceSection):
                 local = checker.local(event)
-                if _many(event.fields) or (local is not None and _many(local.fields)):
+                if many(event.fields) or (local is not None and many(local.fields)):
                     yield from self._new([_too_large(event, called(event))])
                     event = replace(event, fields=(), cut=True)
             yield from self._new(checker.see(event))
@@ -78,13 +73,3 @@ class Watch:
 
 def _too_large(event: Event, section: str) -> Finding:
     return finding("check-too-large", event, section=section, size=0, name=name(section), limit=MAX_FIELDS)
-
-
-def _many(fields: Sequence[Field]) -> bool:
-    """Whether there are more than MAX_FIELDS, which is all that is counted."""
-    count, waiting = 0, [fields]
-    while waiting and count <= MAX_FIELDS:
-        some = waiting.pop()
-        count += len(some)
-        waiting += [one.children for one in some if one.children]
-    return count > MAX_FIELDS

@@ -4,8 +4,8 @@ It is a hint. Subsections come and go, some fields have another size each time; 
 if it ends exactly where the section does. Such a description is as hostile as a stream's own.
 """
 
-from collections.abc import Generator, Iterator, Sequence
-from typing import Final, NamedTuple, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import Final, NamedTuple
 
 from migsniff.core.arrivals import Data, Remembered
 from migsniff.core.assumingwalk import AssumingWalker, Candidate, shortened, subsections, variable_fields
@@ -13,7 +13,7 @@ from migsniff.core.context import Context, SectionFacts
 from migsniff.core.description import Vmsd
 from migsniff.core.errors import StreamProblem
 from migsniff.core.events import BREATH, Event, Field
-from migsniff.core.vmdesc import Budget, Description, DeviceDescription, walk
+from migsniff.core.vmdesc import Budget, Description, DeviceDescription, Walking, walk
 from migsniff.core.wire import (
     MAX_ASSUMED,
     MAX_ASSUMED_DESCRIPTION,
@@ -22,11 +22,6 @@ from migsniff.core.wire import (
 )
 
 UNKNOWN: Final = "unknown"
-
-
-T = TypeVar("T")
-Trying = Generator[Event, None, T]
-"""Tries that take their time: BREATH comes between them."""
 
 
 class Guess(NamedTuple):
@@ -50,13 +45,16 @@ class Assumptions:
 
     def whole(
         self, facts: SectionFacts, payload: Data, offset: int, *, fields: bool
-    ) -> Trying[Guess | StreamProblem | None]:
+    ) -> Walking[Guess | StreamProblem | None]:
         """A section's payload, which begins at wire offset `offset`: how it reads, or why it does not fit."""
         candidates = yield from self.candidates(facts)
         doubtful: Guess | None = None
         for device, remembered in candidates:
             budget = self.budget()
-            walked = walk(device, payload, 0, offset, fields=fields, budget=budget)
+            breathe = self.context.breathe
+            walked = yield from walk(
+                device, payload, 0, offset, fields=fields, budget=budget, breathe=breathe
+            )
             self.spend(budget)
             yield from self.breath()
             if walked.problem is None and walked.end == len(payload):
@@ -73,21 +71,23 @@ class Assumptions:
                 walker = self.walker(payload, offset, known)
                 walker.counts = adapt == "counts"
                 yield from self.breath()
-                reached, problem = walker.device(device, variable[0] if variable else None, len(payload))
+                reached, problem = yield from walker.device(
+                    device, variable[0] if variable else None, len(payload)
+                )
                 if problem is None and reached.end == len(payload):
                     return Guess(reached.fields if fields else (), reached.undescribed, remembered)
         if doubtful is not None or not candidates:
             return doubtful
-        return self.misfit(facts, payload, offset, candidates[0], known)
+        return (yield from self.misfit(facts, payload, offset, candidates[0], known))
 
-    def cut_off(self, facts: SectionFacts, payload: Data, offset: int) -> Trying[Guess | None]:
+    def cut_off(self, facts: SectionFacts, payload: Data, offset: int) -> Walking[Guess | None]:
         """What has come of a section when the stream ends inside of it."""
         candidates = yield from self.candidates(facts)
         known = subsections(candidates)
         for device, remembered in candidates:
             walker = self.walker(payload, offset, known)
             walker.cut = True
-            reached, problem = walker.device(device, None, len(payload))
+            reached, problem = yield from walker.device(device, None, len(payload))
             if problem is None:
                 more = len(payload) - reached.end
                 place = f"{more} bytes behind its last field" if more else "behind its last field"
@@ -111,7 +111,7 @@ class Assumptions:
 
     def difference(
         self, facts: SectionFacts, payload: Data, offset: int, device: DeviceDescription, assumed: Remembered
-    ) -> Trying[StreamProblem | None]:
+    ) -> Walking[StreamProblem | None]:
         """Where a section that was read by `assumed` reads otherwise by its own description."""
         candidates = yield from self.candidates(facts)
         candidates = [one for one in candidates if one.remembered == assumed]
@@ -119,7 +119,8 @@ class Assumptions:
             return None
         guess = yield from self.whole(facts, payload, offset, fields=True)
         budget = self.budget()
-        exact = walk(device, payload, 0, offset, fields=True, budget=budget)
+        breathe = self.context.breathe
+        exact = yield from walk(device, payload, 0, offset, fields=True, budget=budget, breathe=breathe)
         self.spend(budget)
         if not isinstance(guess, Guess):
             return None
@@ -146,7 +147,7 @@ class Assumptions:
         if self.context.breathe:
             yield BREATH
 
-    def candidates(self, facts: SectionFacts) -> Trying[list[Candidate]]:
+    def candidates(self, facts: SectionFacts) -> Walking[list[Candidate]]:
         """Descriptions for a section, the likeliest first; those that are none are left out."""
         lookup = self.context.assumed
         if lookup is None:
@@ -184,10 +185,10 @@ class Assumptions:
         offset: int,
         candidate: Candidate,
         known: dict[str, Vmsd],
-    ) -> StreamProblem:
+    ) -> Walking[StreamProblem]:
         """Why a section does not fit: the first field for which that can be said."""
         walker = self.walker(payload, offset, known)
-        reached, problem = walker.device(candidate.device, None, len(payload))
+        reached, problem = yield from walker.device(candidate.device, None, len(payload))
         about = {
             "idstr": facts.idstr,
             "instance_id": facts.instance_id,

@@ -9,7 +9,7 @@ from migsniff.core.arrivals import Remembered
 from migsniff.core.description import LISTS, FieldDescription, Vmsd
 from migsniff.core.errors import StreamProblem
 from migsniff.core.events import Field
-from migsniff.core.vmdesc import DeviceDescription, Walk, Walker, opaque
+from migsniff.core.vmdesc import DeviceDescription, Walk, Walker, Walking, opaque
 from migsniff.core.wire import ItemType
 
 if TYPE_CHECKING:
@@ -53,7 +53,8 @@ class AssumingWalker(Walker):
     def __init__(
         self, data: memoryview, offset: int, assumptions: "Assumptions", known: dict[str, Vmsd]
     ) -> None:
-        super().__init__(data, 0, offset, True, assumptions.budget())
+        breathe = assumptions.context.breathe
+        super().__init__(data, 0, offset, True, assumptions.budget(), breathe=breathe)
         self.assumptions = assumptions
         self.known = known
         self.path: list[str] = []
@@ -64,7 +65,7 @@ class AssumingWalker(Walker):
 
     def device(
         self, device: DeviceDescription, grown: FieldDescription | None, end: int
-    ) -> tuple[Walk, StreamProblem | None]:
+    ) -> Walking[tuple[Walk, StreamProblem | None]]:
         """Read a device up to index `end`. `grown` is the field that takes what the others leave of it."""
         found: list[Field] = []
         problem: StreamProblem | None = None
@@ -72,7 +73,7 @@ class AssumingWalker(Walker):
         if grown is not None and size is not None:
             self.grown, self.growth = grown, max(end - size, -grown.size)
         try:
-            self.vmsd(device.vmsd, end, found)
+            yield from self.vmsd(device.vmsd, end, found)
         except StreamProblem as error:
             problem = error.with_traceback(None)
         self.assumptions.spend(self.budget)
@@ -100,23 +101,33 @@ class AssumingWalker(Walker):
 
     # ------------------------------------------------------------ what is read otherwise
 
-    def sized(self, field: FieldDescription, limit: int, found: list[Field]) -> None:
+    def plain(self, field: FieldDescription, limit: int, found: list[Field]) -> None:
         self.path.append(field.name)
-        if field is self.grown:
-            field = msgspec.structs.replace(field, size=field.size + self.growth)
-        if self.counts and field.array_len is not None and not field.vmsds and found:
+        field = self.as_grown(field)
+        if self.counts and field.array_len is not None and found:
             count = found[-1].value
             if isinstance(count, int) and 0 <= count <= limit - self.at:
                 field = msgspec.structs.replace(field, array_len=count)
-        if not field.vmsds or field.array_len is not None or field.type == "gtree":
-            super().sized(field, limit, found)
-        elif field.type in LISTS:
-            self.elements_by_marker(field, limit, found)
-        else:
-            self.one_group(field, limit, found)
+        super().plain(field, limit, found)
         self.path.pop()
 
-    def one_group(self, field: FieldDescription, limit: int, found: list[Field]) -> None:
+    def sized(self, field: FieldDescription, limit: int, found: list[Field]) -> Walking[None]:
+        self.path.append(field.name)
+        field = self.as_grown(field)
+        if field.array_len is not None or field.type == "gtree":
+            yield from super().sized(field, limit, found)
+        elif field.type in LISTS:
+            yield from self.elements_by_marker(field, limit, found)
+        else:
+            yield from self.one_group(field, limit, found)
+        self.path.pop()
+
+    def as_grown(self, field: FieldDescription) -> FieldDescription:
+        """The field with the size that it has here."""
+        grown = field is self.grown
+        return msgspec.structs.replace(field, size=field.size + self.growth) if grown else field
+
+    def one_group(self, field: FieldDescription, limit: int, found: list[Field]) -> Walking[None]:
         """A struct or an inline group: as long as what is in it, and what its description had left out."""
         vmsd = field.vmsds[0]
         start = self.at
@@ -124,7 +135,7 @@ class AssumingWalker(Walker):
         inline, self.inline = self.inline, self.inline or outermost
         children: list[Field] = []
         try:
-            self.vmsd(vmsd, limit, children)
+            yield from self.vmsd(vmsd, limit, children)
             if vmsd.fixed is not None and vmsd.fixed < field.size:
                 end = self.reach(field.name, field.size - vmsd.fixed, limit)
                 children.append(opaque(self.data, self.at, end, self.at + self.shift))
@@ -135,17 +146,17 @@ class AssumingWalker(Walker):
             self.group(field.name, field.type, vmsd, start, children, found, field.index, raw)
         self.inline = inline
 
-    def elements(self, field: FieldDescription, limit: int, found: list[Field]) -> None:
+    def elements(self, field: FieldDescription, limit: int, found: list[Field]) -> Walking[None]:
         depth, before = len(self.path), len(found)
         self.path.append(field.name)
         try:
-            super().elements(field, limit, found)
+            yield from super().elements(field, limit, found)
         except StreamProblem:
             self.path[depth] = f"{field.name}[{max(0, len(found) - before - 1)}]"
             raise
         self.path.pop()
 
-    def elements_by_marker(self, field: FieldDescription, limit: int, found: list[Field]) -> None:
+    def elements_by_marker(self, field: FieldDescription, limit: int, found: list[Field]) -> Walking[None]:
         """A list of as many elements as come."""
         start = self.at
         outermost = not self.inline
@@ -154,11 +165,13 @@ class AssumingWalker(Walker):
         index = 0
         while self.reach(field.name, 1, limit) and self.data[self.at] == 1:
             self.budget.take_field()
+            if self.budget.fields < self.breath_at:
+                yield self.breath()
             vmsd = field.vmsds[min(index, len(field.vmsds) - 1)]
             begin = self.at
             self.at += 1
             inside: list[Field] = []
-            self.vmsd(vmsd, limit, inside)
+            yield from self.vmsd(vmsd, limit, inside)
             self.group(vmsd.name, "struct", vmsd, begin, inside, children, index)
             index += 1
         self.marker(field.name, 0, limit)
@@ -175,7 +188,7 @@ class AssumingWalker(Walker):
             )
         )
 
-    def subsections(self, vmsd: Vmsd, limit: int, found: list[Field]) -> None:
+    def subsections(self, vmsd: Vmsd, limit: int, found: list[Field]) -> Walking[None]:
         """Those that come, if they are known."""
         own = {subsection.name: subsection for subsection in vmsd.subsections}
         while (name := self.next_subsection(vmsd, limit)) is not None:
@@ -187,7 +200,7 @@ class AssumingWalker(Walker):
             if known is None:
                 return
             self.path.append(name)
-            self.subsection(known, limit, found)
+            yield from self.subsection(known, limit, found)
             self.path.pop()
 
     def next_subsection(self, vmsd: Vmsd, limit: int) -> str | None:

@@ -22,7 +22,7 @@ from migsniff.core.events import (
     problem_finding,
 )
 from migsniff.core.sectionend import FOOTER_SIZE, parse_header, search_end
-from migsniff.core.vmdesc import UNNAMED, Budget, Description, DeviceDescription, opaque, walk
+from migsniff.core.vmdesc import UNNAMED, Budget, Description, DeviceDescription, Walking, opaque, walk
 from migsniff.core.wire import MAX_DEVICE_STATE, MAX_DEVICE_STATE_PROCESS, MAX_ITEM_HEADER, U32
 
 
@@ -180,7 +180,9 @@ class DeviceStates:
                 facts, length = header
                 provisional = run.ends.get(at)
                 device = devices.get((facts.idstr, facts.instance_id))
-                end, fields, undescribed, problem = self._walk(run, data, at + length, facts, device, budget)
+                end, fields, undescribed, problem = yield from self._walk(
+                    run, data, at + length, facts, device, budget
+                )
                 if end is None:  # no description, or one that does not lead to a footer
                     end = provisional[1] if provisional else self._footer_end(run, at + length, facts)
                     if end is None:
@@ -229,11 +231,19 @@ class DeviceStates:
         facts: SectionFacts,
         device: DeviceDescription | None,
         budget: Budget,
-    ) -> tuple[int | None, tuple[Field, ...], tuple[int, int], StreamProblem | None]:
+    ) -> Walking[tuple[int | None, tuple[Field, ...], tuple[int, int], StreamProblem | None]]:
         """Walk one device from `at`: the section's end if that is proven, fields, bytes explained and not."""
         if device is None:
             return None, (), (0, 0), None
-        walked = walk(device, data, at, run.offset + at, fields=self.context.want_fields, budget=budget)
+        walked = yield from walk(
+            device,
+            data,
+            at,
+            run.offset + at,
+            fields=self.context.want_fields,
+            budget=budget,
+            breathe=self.context.breathe,
+        )
         explained = (walked.end - at, walked.undescribed)
         if walked.problem is not None:
             return None, walked.fields, explained, walked.problem

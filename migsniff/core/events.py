@@ -226,7 +226,8 @@ class LiveSection(Section, frozen=True, tag="live-section", kw_only=True):
     summary: str = ""
 
 
-class Field(msgspec.Struct, frozen=True, omit_defaults=True):
+# not for the garbage collector: nothing in a Field leads back to it, and there may be a million
+class Field(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """One field of device state: `size` bytes from wire offset `offset`.
 
     A leaf has `raw` and, if its type is known, `value`; an array of plain values is one Field whose

@@ -3,17 +3,20 @@
 The layout is that of vmstate_save_state (migration/vmstate.c, migration/vmstate-types.c).
 """
 
+import math
 import reprlib
 import struct
+from collections.abc import Generator
 from contextlib import suppress
 from itertools import chain
-from typing import Final, cast
+from typing import Final, TypeVar, cast
 
 import msgspec
 from msgspec.structs import replace
 
 from migsniff.core import fieldtypes
 from migsniff.core.arrivals import Data
+from migsniff.core.budget import Budget
 from migsniff.core.description import (
     LISTS,
     Description,
@@ -23,41 +26,22 @@ from migsniff.core.description import (
     shape_problem,
 )
 from migsniff.core.errors import StreamProblem
-from migsniff.core.events import Field, Value
+from migsniff.core.events import BREATH, Event, Field, Value
 from migsniff.core.oldstyle import meaning
 from migsniff.core.registry import field_type
 from migsniff.core.wire import MAX_FIELDS, U32, ItemType
 
-__all__ = ["Budget", "Description", "DeviceDescription", "Walk", "Walker", "opaque", "walk"]
+__all__ = ["Budget", "Description", "DeviceDescription", "Walk", "Walker", "Walking", "opaque", "walk"]
 
 NULL_POINTER: Final = b"0"  # VMS_NULLPTR_MARKER, include/migration/vmstate.h
-MAX_VALUES: Final = (
-    4 * MAX_FIELDS
-)  # array elements of a migration that get a value; behind that only raw bytes
 UNNAMED: Final = "undescribed"
+BREATHS: Final = 256  # fields, about a millisecond of a walk, between one BREATH and the next
 
+PIECE: Final = 2048  # elements of an array, which take as long
 
-class Budget:
-    """How many fields and array values the descriptions of one migration may still stand for."""
-
-    __slots__ = ("fields", "values")
-
-    def __init__(self, fields: int = MAX_FIELDS, values: int = MAX_VALUES) -> None:
-        self.fields = fields
-        self.values = values
-
-    def take_field(self) -> None:
-        """Count one field; raises StreamProblem (description-nodes) when there were too many."""
-        self.fields -= 1
-        if self.fields < 0:
-            raise StreamProblem("description-nodes", limit=MAX_FIELDS)
-
-    def take_values(self, count: int) -> bool:
-        """Count the values of an array; False: they are too many, it gets none."""
-        if count > self.values:
-            return False
-        self.values -= count
-        return True
+T = TypeVar("T")
+Walking = Generator[Event, None, T]
+"""A walk or a part of one: nothing but BREATH comes out of it, and that only if wanted."""
 
 
 class Walk(msgspec.Struct, frozen=True):
@@ -73,18 +57,26 @@ class Walk(msgspec.Struct, frozen=True):
 
 
 def walk(
-    device: DeviceDescription, data: Data, start: int, wire_offset: int, *, fields: bool, budget: Budget
-) -> Walk:
+    device: DeviceDescription,
+    data: Data,
+    start: int,
+    wire_offset: int,
+    *,
+    fields: bool,
+    budget: Budget,
+    breathe: bool = False,
+) -> Walking[Walk]:
     """Read the state of `device` from index `start` of `data`, which is wire offset `wire_offset`.
 
     Never raises for what bytes or description say: `problem` tells, and `fields` has what was read before it.
+    With `breathe` BREATH comes about once a millisecond.
     """
     found: list[Field] = []
     problem: StreamProblem | None = None
     with memoryview(data) as view:
-        walker = Walker(view, start, wire_offset - start, fields, budget)
+        walker = Walker(view, start, wire_offset - start, fields, budget, breathe=breathe)
         try:
-            walker.vmsd(device.vmsd, len(view), found)
+            yield from walker.vmsd(device.vmsd, len(view), found)
             if device.vmsd.version is None and found and (what := meaning(device.name, found[0].raw)):
                 found[0] = replace(found[0], value=what)
             if budget.fields < 0:
@@ -112,35 +104,51 @@ def opaque(data: Data, start: int, end: int, wire_offset: int) -> Field:
 class Walker:
     """One walk; `at` is the index of the next byte, `shift` what makes it a wire offset."""
 
-    __slots__ = ("at", "budget", "data", "fields", "inline", "shift", "undescribed")
+    __slots__ = ("at", "breath_at", "breathe", "budget", "data", "fields", "inline", "shift", "undescribed")
 
-    def __init__(self, data: memoryview, at: int, shift: int, fields: bool, budget: Budget) -> None:
+    def __init__(
+        self, data: memoryview, at: int, shift: int, fields: bool, budget: Budget, *, breathe: bool
+    ) -> None:
         self.data = data
         self.at = at
         self.shift = shift
         self.fields = fields
         self.budget = budget
         self.undescribed = 0
+        self.breathe = breathe
+        # BREATH comes when fewer fields than this are left in the budget
+        self.breath_at = budget.fields - BREATHS if breathe else -math.inf
         self.inline = False  # inside an inline group, whose raw bytes are kept by its outermost Field
 
-    def vmsd(self, vmsd: Vmsd, limit: int, found: list[Field]) -> None:
+    def vmsd(self, vmsd: Vmsd, limit: int, found: list[Field]) -> Walking[None]:
         """Fields and subsections, none beyond `limit`; `found` keeps what comes before a problem."""
         for field in vmsd.fields:
             self.budget.take_field()
+            if self.budget.fields < self.breath_at:
+                yield self.breath()
             if field.type == "capability":
-                self.capabilities(field, limit, found)
+                yield from self.capabilities(field, limit, found)
             elif field.array_len is not None and field.vmsds and field.type not in LISTS:
-                self.elements(field, limit, found)
+                yield from self.elements(field, limit, found)
             elif field.type == "nullptr":
                 self.null_pointers(field, limit, found)
+            elif field.vmsds:
+                yield from self.sized(field, limit, found)
             else:
-                self.sized(field, limit, found)
-        self.subsections(vmsd, limit, found)
+                self.plain(field, limit, found)
+                if self.fields and found[-1].array_len is not None:
+                    found[-1] = yield from self.valued(field, found[-1])
+        yield from self.subsections(vmsd, limit, found)
 
-    def subsections(self, vmsd: Vmsd, limit: int, found: list[Field]) -> None:
+    def breath(self) -> Event:
+        """BREATH, and when the next one is due."""
+        self.breath_at = self.budget.fields - BREATHS
+        return BREATH
+
+    def subsections(self, vmsd: Vmsd, limit: int, found: list[Field]) -> Walking[None]:
         """All that are described."""
         for subsection in vmsd.subsections:
-            self.subsection(subsection, limit, found)
+            yield from self.subsection(subsection, limit, found)
 
     def reach(self, name: str, size: int, limit: int) -> int:
         """The index `size` bytes on; raises StreamProblem (field-short) beyond `limit`."""
@@ -148,35 +156,79 @@ class Walker:
             raise StreamProblem("field-short", name=name, size=size, left=max(0, limit - self.at))
         return self.at + size
 
-    def sized(self, field: FieldDescription, limit: int, found: list[Field]) -> None:
-        """A field that ends `size` bytes on, or an array of them, whatever is inside."""
+    def plain(self, field: FieldDescription, limit: int, found: list[Field]) -> None:
+        """A field that holds no others, or an array of such, still without their values."""
         start = self.at
-        count = 1 if field.array_len is None else field.array_len
-        end = self.reach(field.name, count * field.size, limit)
-        children: tuple[Field, ...] = ()
-        bare = not field.vmsds or (field.type != "struct" and not self.inline)
-        if field.vmsds and field.array_len is None:
-            children = self.inside(field, end)
-        self.at = end
-        if not self.fields:
-            return
-        raw = bytes(self.data[start:end]) if bare else b""
-        found.append(
-            Field(
-                name=field.name,
-                type=field.type,
-                offset=start + self.shift,
-                size=end - start,
-                array_len=field.array_len,
-                index=field.index,
-                version=field.vmsds[0].version if field.vmsds and field.type not in LISTS else None,
-                raw=raw,
-                value=None if field.vmsds else self.value(field, raw),
-                children=children,
+        self.at = self.end(field, limit)
+        if self.fields:
+            raw = bytes(self.data[start : self.at])
+            decode = field_type.get(field.type) if field.array_len is None else None
+            found.append(
+                Field(
+                    name=field.name,
+                    type=field.type,
+                    offset=start + self.shift,
+                    size=len(raw),
+                    array_len=field.array_len,
+                    index=field.index,
+                    raw=raw,
+                    value=decode(raw) if decode else None,
+                )
             )
-        )
 
-    def inside(self, field: FieldDescription, end: int) -> tuple[Field, ...]:
+    def valued(self, field: FieldDescription, array: Field) -> Walking[Field]:
+        """An array with the values of its elements, unless they are too many."""
+        decode, count = field_type.get(field.type), array.array_len
+        size = array.size // count if count else field.size
+        if decode is None or not size or count is None:
+            return array
+        integers = fieldtypes.integers(decode, size)
+        # what takes longer than unpacking integers counts for more
+        if not self.budget.take_values(count * (1 if integers else 16)):
+            return array
+        values: list[Value] = []
+        for at in range(0, array.size, PIECE * size):
+            if at and self.breathe:
+                yield self.breath()
+            piece = array.raw[at : at + PIECE * size]
+            if integers:
+                values += struct.unpack(f">{len(piece) // size}{integers}", piece)
+            else:
+                values += [decode(piece[each : each + size]) for each in range(0, len(piece), size)]
+        if values and isinstance(values[0], tuple):
+            return array
+        return replace(array, value=cast("Value", tuple(values)))
+
+    def sized(self, field: FieldDescription, limit: int, found: list[Field]) -> Walking[None]:
+        """A struct, an inline group or a list that ends `size` bytes on, whatever is inside."""
+        start = self.at
+        end = self.end(field, limit)
+        children: tuple[Field, ...] = ()
+        if field.array_len is None:
+            children = yield from self.inside(field, end)
+        self.at = end
+        if self.fields:
+            bare = field.type != "struct" and not self.inline
+            found.append(
+                Field(
+                    name=field.name,
+                    type=field.type,
+                    offset=start + self.shift,
+                    size=end - start,
+                    array_len=field.array_len,
+                    index=field.index,
+                    version=None if field.type in LISTS else field.vmsds[0].version,
+                    raw=bytes(self.data[start:end]) if bare else b"",
+                    children=children,
+                )
+            )
+
+    def end(self, field: FieldDescription, limit: int) -> int:
+        """Where a field ends, or an array, whose elements all have its size."""
+        count = 1 if field.array_len is None else field.array_len
+        return self.reach(field.name, count * field.size, limit)
+
+    def inside(self, field: FieldDescription, end: int) -> Walking[tuple[Field, ...]]:
         """What stands in a struct, an inline group or a list that ends at `end`, to where `at` moves.
 
         QEMU measured the size, so the walk can go on there. Bytes before it that the description inside does
@@ -184,13 +236,13 @@ class Walker:
         """
         vmsd = field.vmsds[0]
         if field.type in LISTS:
-            return self.list_elements(field, end)
+            return (yield from self.list_elements(field, end))
         if not self.fields and vmsd.fixed == field.size:
             return ()
         inline, self.inline = self.inline, self.inline or field.type != "struct"
         children: list[Field] = []
         with suppress(StreamProblem):
-            self.vmsd(vmsd, end, children)
+            yield from self.vmsd(vmsd, end, children)
         self.inline = inline
         if self.at < end:
             self.undescribed += end - self.at
@@ -198,7 +250,7 @@ class Walker:
                 children.append(opaque(self.data, self.at, end, self.at + self.shift))
         return tuple(children)
 
-    def elements(self, field: FieldDescription, limit: int, found: list[Field]) -> None:
+    def elements(self, field: FieldDescription, limit: int, found: list[Field]) -> Walking[None]:
         """An array of structs or inline groups: a Field each. `size` is the first one's, and binds none."""
         vmsd = field.vmsds[0]
         count = field.array_len or 0
@@ -209,10 +261,12 @@ class Walker:
         inline, self.inline = self.inline, self.inline or outermost
         for index in range(count):
             self.budget.take_field()
+            if self.budget.fields < self.breath_at:
+                yield self.breath()
             start = self.at
             children: list[Field] = []
             try:
-                self.vmsd(vmsd, limit, children)
+                yield from self.vmsd(vmsd, limit, children)
             finally:
                 raw = bytes(self.data[start : self.at]) if self.fields and outermost else b""
                 self.group(field.name, field.type, vmsd, start, children, found, index, raw)
@@ -244,7 +298,7 @@ class Walker:
                 )
             )
 
-    def subsection(self, vmsd: Vmsd, limit: int, found: list[Field]) -> None:
+    def subsection(self, vmsd: Vmsd, limit: int, found: list[Field]) -> Walking[None]:
         """Byte 05, name, version, and then as its description says."""
         self.budget.take_field()
         start = self.at
@@ -258,11 +312,11 @@ class Walker:
         self.at += len(header)
         children: list[Field] = []
         try:
-            self.vmsd(vmsd, limit, children)
+            yield from self.vmsd(vmsd, limit, children)
         finally:
             self.group(vmsd.name, "subsection", vmsd, start, children, found)
 
-    def list_elements(self, field: FieldDescription, end: int) -> tuple[Field, ...]:
+    def list_elements(self, field: FieldDescription, end: int) -> Walking[tuple[Field, ...]]:
         """Elements of a list: {01, element}* 00; a gtree begins with their number, and a key before each.
 
         Empty if that does not end at `end`: the list is its raw bytes then.
@@ -271,14 +325,14 @@ class Walker:
         undescribed = self.undescribed
         children: list[Field] = []
         try:
-            self.each_element(field, end, children)
+            yield from self.each_element(field, end, children)
         except StreamProblem:
             self.at = 0
         self.inline = inline
         self.undescribed = undescribed
         return tuple(children) if self.at == end else ()
 
-    def each_element(self, field: FieldDescription, end: int, found: list[Field]) -> None:
+    def each_element(self, field: FieldDescription, end: int, found: list[Field]) -> Walking[None]:
         key: FieldDescription | None = None
         vmsds = [[vmsd] for vmsd in field.vmsds]
         if field.type == "gtree":
@@ -294,10 +348,10 @@ class Walker:
             children: list[Field] = []
             self.marker(field.name, 1, end)
             if key is not None:
-                self.sized(key, end, children)
+                self.plain(key, end, children)
             for vmsd in element:
                 self.budget.take_field()
-                self.vmsd(vmsd, end, children)
+                yield from self.vmsd(vmsd, end, children)
             self.group(element[-1].name, "struct", element[-1], start, children, found, index)
         self.marker(field.name, 0, end)
 
@@ -332,10 +386,12 @@ class Walker:
             where = f"{raw[nulls]:#04x} at {self.at + self.shift:#x}"
             raise shape_problem(f"{reprlib.repr(field.name)} is no NULL pointer: {where}")
 
-    def capabilities(self, field: FieldDescription, limit: int, found: list[Field]) -> None:
+    def capabilities(self, field: FieldDescription, limit: int, found: list[Field]) -> Walking[None]:
         """Names with their lengths (configuration): an array of them has elements of different sizes."""
         for index in range(1 if field.array_len is None else field.array_len):
             self.budget.take_field()
+            if self.budget.fields < self.breath_at:
+                yield self.breath()
             start = self.at
             length = self.data[self.reach(field.name, 1, limit) - 1]
             self.at = self.reach(field.name, 1 + length, limit)
@@ -353,17 +409,3 @@ class Walker:
                     value=fieldtypes.capability(raw),
                 )
             )
-
-    def value(self, field: FieldDescription, raw: bytes) -> Value:
-        """The value of a leaf, or the values of an array's elements."""
-        decode = field_type.get(field.type)
-        if decode is None or field.array_len is None:
-            return decode(raw) if decode else None
-        integers = fieldtypes.integers(decode, field.size)
-        # what takes longer than unpacking integers counts for more
-        if not field.size or not self.budget.take_values(field.array_len * (1 if integers else 16)):
-            return None
-        if integers:
-            return struct.unpack(f">{field.array_len}{integers}", raw)
-        values = tuple(decode(raw[at : at + field.size]) for at in range(0, len(raw), field.size))
-        return None if values and isinstance(values[0], tuple) else cast("Value", values)

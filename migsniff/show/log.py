@@ -13,6 +13,7 @@ from migsniff.show.output import Output
 from migsniff.show.select import selected
 from migsniff.show.text import TextLog
 from migsniff.values.explain import Explainer
+from migsniff.values.large import limited
 
 if TYPE_CHECKING:
     from migsniff.statistics.table import Table
@@ -60,9 +61,9 @@ class LogOptions:
 class Log:
     """A show sink that writes the log to `target`.
 
-    `blocking`: a slow reader is waited for, as when a file is read; otherwise its records are dropped and
-    counted, all but the verdicts. `wants_no_more` is true once nobody reads any more, or what was asked for
-    has been written.
+    `blocking`: a slow reader is waited for, as when a file is read; otherwise others wait: of a very large
+    section not all fields are shown, and a slow reader's records are dropped and counted, all but the
+    verdicts. `wants_no_more` is true once nobody reads any more, or what was asked for has been written.
     """
 
     def __init__(self, options: LogOptions, target: int, *, blocking: bool) -> None:
@@ -72,6 +73,7 @@ class Log:
         self._kept = False  # what is being written must not be dropped
         self._read: dict[tuple[str, str, str], int] = {}
         self._explainer = Explainer()
+        self._all_fields = blocking  # otherwise others wait: see values/large.py
         self._text: TextLog | None = None
         self._sink: TextLog | JsonLog | ColumnsLog
         if options.format == "text":
@@ -136,8 +138,9 @@ class Log:
             self._full = self._full or sum(self._read.values()) > options.size
         if not self.wants_no_more and not options.quiet:
             self._kept = isinstance(event, Verdict)
-            if not isinstance(event, DeviceSection) or selected(options.sections, event):
-                event = self._explainer.explained(migration, event)
+            if isinstance(event, DeviceSection) and options.fields and selected(options.sections, event):
+                section = event if self._all_fields else limited(event)
+                event = self._explainer.explained(migration, section)
             else:
                 self._explainer.learn(migration, event)
             self._sink.show(migration, time, event)

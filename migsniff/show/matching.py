@@ -4,11 +4,12 @@ from collections import deque
 from datetime import datetime
 from typing import Final
 
-from migsniff.core.events import Event
+from migsniff.core.events import DeviceSection, Event
 from migsniff.filter.compile import Filter
 from migsniff.show.text import TextLog
 from migsniff.show.words import escape, several
 from migsniff.values.explain import Explainer
+from migsniff.values.large import limited
 
 KEPT: Final = 200
 
@@ -22,6 +23,7 @@ class Matching:
         self._lines: deque[str] = deque(maxlen=KEPT)
         self._log = TextLog(self._write, wanted=wanted)
         self._explainer = Explainer()
+        self._fields = wanted.fields
 
     def begins(self, migration: str, start_time: datetime, *, several: bool) -> None:
         """A migration begins, beside others or not."""
@@ -30,7 +32,11 @@ class Matching:
 
     def show(self, migration: str, time: int, event: Event) -> None:
         """Keep the line of an event that matches."""
-        self._log.show(migration, time, self._explainer.explained(migration, event))
+        if isinstance(event, DeviceSection) and self._fields:
+            event = self._explainer.explained(migration, limited(event))
+        else:
+            self._explainer.learn(migration, event)
+        self._log.show(migration, time, event)
 
     def close(self) -> None:
         """Nothing is pending."""

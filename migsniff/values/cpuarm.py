@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 from migsniff.core.events import Field
 from migsniff.values.fields import Table, Words, elements, says, told
 from migsniff.values.tables import arm
-from migsniff.values.words import bits_text, frequency
+from migsniff.values.words import bits_text, frequency, named_bits
 
 # How registers of coprocessors are numbered: arch/arm/include/uapi/asm/kvm.h of Linux 5.6, the last with it;
 # what tells banked ones apart is QEMU's (target/arm/cpregs.h).
@@ -95,7 +95,7 @@ def state(value: int) -> str:
     """The processor's state, of 64 or of 32 bits: flags, and the mode."""
     if value & arm.MODE32:
         mode = arm.MODES32.get(value & 0x1F, f"mode {value & 0x1F:#x}")
-        return f"{bits_text(value & sum(1 << bit for bit in arm.CPSR), arm.CPSR)} {mode}".lstrip()
+        return f"{named_bits(value, arm.CPSR)} {mode}".lstrip()
     mode = arm.MODES.get(value & arm.MODE_MASK, f"mode {value & arm.MODE_MASK}")
     return f"{bits_text(value & ~arm.MODE_MASK, arm.PSTATE)} {mode}".lstrip()
 

@@ -6,9 +6,9 @@ from typing import Final, NamedTuple
 from msgspec.structs import replace
 
 from migsniff.core.events import Field
-from migsniff.values.fields import FieldMeaning, Table, elements, says, told
+from migsniff.values.fields import FieldMeaning, Table, bits, elements, says, told
 from migsniff.values.tables import powerpc
-from migsniff.values.words import bits_text
+from migsniff.values.words import bits_text, named_bits
 
 # of the four bits of a condition register field; the Power ISA, book I
 CONDITIONS: Final[Mapping[int, str]] = {3: "LT", 2: "GT", 1: "EQ", 0: "SO"}
@@ -66,7 +66,7 @@ REGISTERS: Final[Table] = {
     "env.crf": elements(
         {index: f"cr{index}" for index in range(8)}, lambda value: bits_text(value & 0xF, CONDITIONS)
     ),
-    "env.fpscr": says(lambda value: bits_text(value & sum(1 << bit for bit in powerpc.FPSCR), powerpc.FPSCR)),
+    "env.fpscr": says(lambda value: named_bits(value, powerpc.FPSCR)),
     "env.vsr": vector,
 }
 
@@ -79,5 +79,5 @@ def registers(fields: tuple[Field, ...]) -> tuple[Field, ...]:
     table = dict(REGISTERS)
     table["env.spr"] = special(family.special)
     if family.state:
-        table["env.msr"] = says(lambda value: bits_text(value, family.state))
+        table["env.msr"] = says(bits(family.state))
     return told(fields, table)

@@ -6,9 +6,9 @@ from typing import Final
 from msgspec.structs import replace
 
 from migsniff.core.events import Field
-from migsniff.values.fields import FieldMeaning, Table, Words, elements, number, says, told
+from migsniff.values.fields import FieldMeaning, Table, bits, elements, number, says, told
 from migsniff.values.tables import riscv
-from migsniff.values.words import bits_text
+from migsniff.values.words import bits_text, named_bits, shifted_down
 
 # RISC-V's privileged specification: the encodings of modes, and of the width of registers
 MODES: Final[Mapping[int, str]] = {0: "user", 1: "supervisor", 3: "machine"}
@@ -18,17 +18,12 @@ PAGE_SHIFT: Final = 12
 
 def status(value: int) -> str:
     """mstatus: flags, the mode that a trap came from, and which extensions hold something to be saved."""
-    states = {name: part(mask, value) for name, mask in riscv.STATES.items()}
+    states = {name: shifted_down(value, mask) for name, mask in riscv.STATES.items()}
     masks = riscv.MPP | sum(riscv.STATES.values()) | 0xF << 32  # and the widths of other modes
     words = [bits_text(value & ~masks & (1 << 63) - 1, riscv.STATUS)]
-    words.append(f"MPP={MODES.get(part(riscv.MPP, value), 'reserved')}")
+    words.append(f"MPP={MODES.get(shifted_down(value, riscv.MPP), 'reserved')}")
     words += [f"{name}={riscv.STATE_NAMES[state]}" for name, state in states.items() if state]
     return " ".join(filter(None, words))
-
-
-def part(mask: int, value: int) -> int:
-    """These bits of it, shifted down."""
-    return (value & mask) // (mask & -mask)
 
 
 def extensions(value: int) -> str:
@@ -82,11 +77,6 @@ def protected_range(field: Field) -> Field:
     return replace(field, meaning=f"from {start:#x} to {start + size - 1:#x}")
 
 
-def bits(names: Mapping[int, str]) -> Words:
-    """Bits by these names."""
-    return lambda value: bits_text(value, names)
-
-
 def every(meaning: FieldMeaning, *names: str) -> dict[str, FieldMeaning]:
     """The same meaning for some registers."""
     return {f"env.{name}": meaning for name in names}
@@ -108,9 +98,7 @@ REGISTERS: Final[Table] = {
     **every(EXCEPTIONS, "medeleg", "hedeleg"),
     **every(cause, "mcause", "scause", "vscause", "scause_hs"),
     **every(paging, "satp", "vsatp", "satp_hs", "hgatp"),
-    "env.hstatus": says(
-        lambda value: bits_text(value & sum(1 << bit for bit in riscv.HSTATUS), riscv.HSTATUS)
-    ),
+    "env.hstatus": says(lambda value: named_bits(value, riscv.HSTATUS)),
     **every(says(bits(riscv.ENVCFG)), "menvcfg", "senvcfg", "henvcfg"),
     "env.pmp_state.pmp": protected_range,
     "env.pmp_state.pmp.cfg_reg": says(protection),

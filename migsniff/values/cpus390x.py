@@ -5,10 +5,10 @@ from typing import Final
 from msgspec.structs import replace
 
 from migsniff.core.events import Field
-from migsniff.values.fields import Table, Words, elements, says, told
+from migsniff.values.fields import Table, Words, bits, elements, says, told
 from migsniff.values.meaning import DEVICES, Place
 from migsniff.values.tables import s390x
-from migsniff.values.words import bits_text, date, duration
+from migsniff.values.words import bits_text, date, duration, named_bits, shifted_down
 
 TOD_MICROSECOND: Final = (
     4096  # units of its clocks in one: bit 51 counts microseconds (Principles of Operation)
@@ -24,9 +24,8 @@ STATES: Final = (
 
 
 def part(name: str, mask: int) -> int:
-    """A part of the program status word, shifted down."""
-    bits = s390x.PSW_MASKS[name]
-    return (mask & bits) // (bits & -bits)
+    """A part of the program status word."""
+    return shifted_down(mask, s390x.PSW_MASKS[name])
 
 
 def status_word(mask: int) -> str:
@@ -57,9 +56,9 @@ def tod_duration(units: int) -> str:
 
 
 CONTROL: Final[dict[str, Words]] = {
-    "c0": lambda value: bits_text(value, s390x.CR0),
-    "c2": lambda value: bits_text(value & sum(1 << bit for bit in s390x.CR2), s390x.CR2),
-    "c14": lambda value: bits_text(value, s390x.CR14),
+    "c0": bits(s390x.CR0),
+    "c2": lambda value: named_bits(value, s390x.CR2),
+    "c14": bits(s390x.CR14),
 }
 REGISTERS: Final[Table] = {
     "env.regs": elements({index: f"r{index}" for index in range(16)}),

@@ -6,23 +6,18 @@ from typing import Final
 from msgspec.structs import replace
 
 from migsniff.core.events import Field
-from migsniff.values.fields import Table, Words, elements, number, says, titled, told
+from migsniff.values.fields import Table, bits, elements, number, says, titled, told
 from migsniff.values.tables import x86
-from migsniff.values.words import bit_ranges, bits_text, frequency
+from migsniff.values.words import bit_ranges, bits_text, frequency, named_bits, shifted_down
 
 PAGE: Final = 0xFFF
 MACHINE_CHECK_BANKS: Final = 32
 ACCESS_TYPES: Final = 8  # of eight ranges in one fixed MTRR, of eight entries in the PAT
 
 
-def bits(names: dict[int, str]) -> Words:
-    """Bits by these names."""
-    return lambda value: bits_text(value, names)
-
-
 def eflags(value: int) -> str:
     """The flags, and the I/O privilege level if it is not 0."""
-    level = (value & x86.EFLAGS_IOPL) // (x86.EFLAGS_IOPL & -x86.EFLAGS_IOPL)
+    level = shifted_down(value, x86.EFLAGS_IOPL)
     text = bits_text(value & ~(x86.EFLAGS_IOPL | x86.EFLAGS_FIXED), x86.EFLAGS)
     return f"{text} IOPL {level}".lstrip() if level else text
 
@@ -127,7 +122,7 @@ def guest_address(value: int) -> str:
 
 def machine_check(value: int) -> str:
     """What the machine check architecture can do, how many banks it has."""
-    capable = bits_text(value & sum(1 << bit for bit in x86.MCG_CAP), x86.MCG_CAP)
+    capable = named_bits(value, x86.MCG_CAP)
     return ", ".join(filter(None, (f"{value & x86.MCG_BANKS} banks", capable)))
 
 

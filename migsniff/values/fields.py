@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from msgspec.structs import replace
 
 from migsniff.core.events import Field
+from migsniff.values.words import bits_text
 
 FieldMeaning = Callable[[Field], Field]
 """A field as it came -> the same with `children` or `meaning`; unchanged if it is not as it should be."""
@@ -46,6 +47,11 @@ def says(words: Words) -> FieldMeaning:
         return replace(field, meaning=text) if text else field
 
     return meaning
+
+
+def bits(names: Mapping[int, str]) -> Words:
+    """Bits by these names, and the numbers of others."""
+    return lambda value: bits_text(value, names)
 
 
 def titled(names: Sequence[str]) -> FieldMeaning:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Final, Literal, NamedTuple
 
 from migsniff.core.events import Field
+from migsniff.values.words import shifted_down
 
 Order = Literal["big", "little"]
 
@@ -24,7 +25,7 @@ class Part(NamedTuple):
 
     def value(self, register: int) -> int:
         """These bits of the register, shifted down."""
-        return (register & self.mask) // (self.mask & -self.mask)
+        return shifted_down(register, self.mask)
 
     def text(self, register: int) -> str:
         """What they say; empty for what is not set."""

@@ -5,20 +5,14 @@ from typing import Final
 
 from migsniff.core.events import Field
 from migsniff.values.clocks import moment
-from migsniff.values.fields import FieldMeaning, array, elements, says, told
-from migsniff.values.image import Part
+from migsniff.values.fields import FieldMeaning, array, bits, elements, says, told
 from migsniff.values.meaning import DEVICES, Place
 from migsniff.values.tables import x86
-from migsniff.values.words import bits_text, ranges
+from migsniff.values.words import bits_text, ranges, shifted_down
 
 PAGE: Final = 0xFFF
 PINS: Final = 8  # of one i8259
 REDIRECTIONS: Final = 240  # entries that an I/O APIC may have
-
-
-def part(mask: int, register: int) -> int:
-    """These bits of the register, shifted down."""
-    return Part("", mask).value(register)
 
 
 # ---------------------------------------------------------------- local APIC
@@ -38,7 +32,7 @@ def apic(fields: tuple[Field, ...], place: Place) -> tuple[Field, ...]:
             "tmr": vectors,
             "irr": vectors,
             "lvt": elements(x86.LOCAL_VECTORS, {"LVTT": timer_vector} | dict.fromkeys(_OTHERS, local_vector)),
-            "esr": says(lambda value: bits_text(value, x86.APIC_ERRORS)),
+            "esr": says(bits(x86.APIC_ERRORS)),
             "icr": elements({0: "ICR", 1: "ICR2"}, {"ICR": command}),
             "divide_conf": says(divider),
             "initial_count_load_time": when,
@@ -70,7 +64,7 @@ def vector_list(words: tuple[int, ...]) -> str:
 
 def delivery(value: int) -> str:
     """How an interrupt is delivered, and its vector where it has one."""
-    mode = x86.DELIVERY[part(x86.APIC_MODE_MASK, value)]
+    mode = x86.DELIVERY[shifted_down(value, x86.APIC_MODE_MASK)]
     has_vector = mode in ("FIXED", "LOWEST", "STARTUP")
     return f"{mode} vector {value & x86.APIC_VECTOR_MASK}" if has_vector else mode
 
@@ -133,9 +127,9 @@ def pin_list(value: int) -> str:
 def redirection(value: int) -> str:
     """What an interrupt at a pin becomes."""
     masks = x86.REDIRECTION
-    destination = f"APIC {part(masks['destid_0_7'], value)}"
+    destination = f"APIC {shifted_down(value, masks['destid_0_7'])}"
     if value & masks["dest_mode_logical"]:
-        destination = f"logical {part(masks['destid_0_7'], value):#x}"
+        destination = f"logical {shifted_down(value, masks['destid_0_7']):#x}"
     words = [
         f"{delivery(value)} to {destination}",
         "level" if value & masks["is_level"] else "edge",

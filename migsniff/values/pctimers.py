@@ -7,10 +7,10 @@ from msgspec.structs import replace
 
 from migsniff.core.events import Field
 from migsniff.values.clocks import moment, time_of_day, time_of_day_if_set
-from migsniff.values.fields import number, says, told
+from migsniff.values.fields import bits, number, says, told
 from migsniff.values.meaning import DEVICES, Place
 from migsniff.values.tables import x86
-from migsniff.values.words import NANOSECONDS, bits_text, date, duration
+from migsniff.values.words import NANOSECONDS, date, duration, named_bits, shifted_down
 
 HPET_TICK: Final = 10  # nanoseconds: the period that QEMU's tells the guest
 RTC_TICKS: Final = 32_768  # a second
@@ -54,7 +54,7 @@ def hpet(fields: tuple[Field, ...], place: Place) -> tuple[Field, ...]:
     return told(
         fields,
         {
-            "config": says(lambda value: bits_text(value, x86.HPET_CONFIG)),
+            "config": says(bits(x86.HPET_CONFIG)),
             "hpet_counter": says(hpet_time),
             "timer.config": says(hpet_timer),
             "timer.cmp": says(lambda value: "" if value + 1 in (1 << 32, 1 << 64) else hpet_time(value)),
@@ -70,8 +70,8 @@ def hpet_time(ticks: int) -> str:
 
 def hpet_timer(value: int) -> str:
     """What a timer is set to; the upper half says which interrupts it could raise."""
-    route = (value & x86.HPET_TN_ROUTE) // (x86.HPET_TN_ROUTE & -x86.HPET_TN_ROUTE)
-    words = bits_text(value & sum(1 << bit for bit in x86.HPET_TIMER), x86.HPET_TIMER)
+    route = shifted_down(value, x86.HPET_TN_ROUTE)
+    words = named_bits(value, x86.HPET_TIMER)
     return f"{words}, interrupt {route}" if route else words
 
 
@@ -106,5 +106,5 @@ def cmos(field: Field) -> Field:
     words = "{:02}{:02}-{:02}-{:02} {:02}:{:02}:{:02}".format(*numbers)
     if not control & registers["24H"]:
         words += ", hours 1 to 12"
-    enabled = bits_text(control & sum(1 << bit for bit in x86.RTC_CONTROL), x86.RTC_CONTROL)
+    enabled = named_bits(control, x86.RTC_CONTROL)
     return replace(field, meaning=", ".join(filter(None, (words, enabled))))

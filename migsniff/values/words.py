@@ -1,37 +1,43 @@
 """Numbers in words: bits by name, bits as ranges, times in units."""
 
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Final
 
-BITS_NAMED: Final = 64
 NANOSECONDS: Final = 1_000_000_000
+_ONES: Final = re.compile("1+")
 _UNITS: Final = ((1, "ns", 1_000), (1_000, "us", 1_000_000), (1_000_000, "ms", NANOSECONDS))
 
 
 def bits_text(value: int, names: Mapping[int, str]) -> str:
     """The bits that are set, by name, those without one by number: "PE ET bit 9"."""
-    known = [name for bit, name in names.items() if value >> bit & 1]
     rest = value & ~sum(1 << bit for bit in names)
-    return " ".join([*known, *([bit_ranges(rest)] if rest > 0 else [])])
+    return " ".join(filter(None, (named_bits(value, names), bit_ranges(rest))))
+
+
+def named_bits(value: int, names: Mapping[int, str]) -> str:
+    """The same without those that have no name."""
+    return " ".join([name for bit, name in names.items() if value >> bit & 1])
+
+
+def shifted_down(value: int, mask: int) -> int:
+    """The part of a number that the mask has, as a number of its own."""
+    return (value & mask) // (mask & -mask)
 
 
 def ranges(value: int) -> str:
-    """The numbers of the bits that are set: "0-3, 7"; empty for none."""
-    found = []
-    at = 0
-    while value >> at > 0:
-        at += (value >> at & -(value >> at)).bit_length() - 1
-        end = at + (~(value >> at) & (value >> at) + 1).bit_length() - 1
-        found.append(str(at) if end == at + 1 else f"{at}-{end - 1}")
-        at = end
-    return ", ".join(found)
+    """The numbers of the bits that are set: "0-3, 7"; empty for none, and for a negative number."""
+    runs = _ONES.finditer(f"{max(0, value):b}"[::-1])
+    spans = [(run.start(), run.end() - 1) for run in runs]
+    return ", ".join([str(first) if first == last else f"{first}-{last}" for first, last in spans])
 
 
 def bit_ranges(value: int) -> str:
     """The same with what they are: "bits 0-3, 7", "bit 7"; empty for none."""
-    text = ranges(value)
-    return text and f"bit {text}" if value & (value - 1) == 0 else f"bits {text}"
+    if not (text := ranges(value)):
+        return ""
+    return f"bit {text}" if value & (value - 1) == 0 else f"bits {text}"
 
 
 def duration(nanoseconds: int) -> str:
