@@ -122,7 +122,7 @@ def render(migration: str, one: Check, findings: list[Finding], out: Callable[[s
         for line in dump(each.offset, bytes.fromhex(each.evidence)):
             out(f"      {line}")
     if one.beyond:
-        out(f"and {one.beyond} more findings")
+        out(f"and {several(one.beyond, 'more finding')}")
     out("")
     out("Not compared:")
     for words in not_compared(one):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from migsniff.arguments import parser
 from migsniff.core.errors import CaptureError, UsageError
+from migsniff.show.words import escape
 
 if TYPE_CHECKING:
     from migsniff.filter.compile import Column, Filter
@@ -46,7 +47,8 @@ def _guarded(options: argparse.Namespace) -> int:
     except BrokenPipeError:
         return FINE
     except OSError as error:  # a full disk behind standard output, a folder that may not be written
-        print(f"migsniff: {error.strerror or error}", file=sys.stderr)
+        where = f"{escape(str(error.filename))}: " if error.filename is not None else ""
+        print(f"migsniff: {where}{error.strerror or error}", file=sys.stderr)
         return USAGE
     except KeyboardInterrupt:
         return 130

@@ -23,6 +23,7 @@ from migsniff.feed.files import Source, open_source
 from migsniff.feed.pcapwrite import MAX_PAYLOAD, Conversation, PcapngWriter
 from migsniff.offline import session_for
 from migsniff.show.text import TextLog
+from migsniff.show.words import escape
 
 UNACKNOWLEDGED: Final = 256  # packets after which the other side answers
 Piece = tuple[Data, int, list[str]]
@@ -47,7 +48,10 @@ def export(path: str, target: str, *, offset: int = 0, snapshot: str | None = No
             print(f"migsniff: {damage}", file=sys.stderr)
             return 1
         exporter.finish()
-    return 0 if exporter.fine else 1
+    if exporter.verdict is None or exporter.verdict.ok:
+        return 0
+    print(f"migsniff: {exporter.verdict.outcome}: {escape(exporter.verdict.message)}", file=sys.stderr)
+    return 1
 
 
 def _private(path: str, flags: int) -> int:
@@ -61,7 +65,7 @@ class Exporter:
         self._writer = PcapngWriter(file, f"migsniff {migsniff.__version__}")
         self._session: Session = session_for(source, note_omitted=not source.contents)
         self._lines: list[str] = []
-        self.fine = False  # whether the verdict is good
+        self.verdict: Verdict | None = None
         self._log = TextLog(self._lines.append)
         self._zero = 0 if source.start_time is None else round(source.start_time.timestamp() * 1_000_000)
         self._conversations: dict[int, Conversation] = {}
@@ -106,7 +110,7 @@ class Exporter:
         """Where each record ends, and its line."""
         for event in events:
             if isinstance(event, Verdict):
-                self.fine = event.ok
+                self.verdict = event
                 shown = [*self._expert.see(time, event), event]
             else:
                 shown = [event, *self._expert.see(time, event)]

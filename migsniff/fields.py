@@ -63,7 +63,11 @@ def fields(options: argparse.Namespace) -> int:
         _of_description(entry, listing)
     rows = [(name.name, str(name.kind), name.description) for name in names().values()]
     rows += [(name, kind, "") for name, kind in sorted(listing.types.items())]
-    _print([row for row in rows if _wanted(row[0], patterns)], as_json=options.format == "json")
+    wanted = [row for row in rows if _wanted(row[0], patterns)]
+    _print(wanted, as_json=options.format == "json")
+    if not wanted:
+        complain("no field has such a name")
+        code = max(code, 1)
     if listing.left_out:
         complain(f"{listing.left_out} more fields are left out")
     return code

@@ -242,7 +242,8 @@ class LiveMigration:
             if self.capture is not None:
                 self._save(self.capture, self._chunk, events != self.pipeline.events, decoded)
             self._chunk = None
-            self._drained()
+            if events != self.pipeline.events or self.failed is not None:
+                self._let_go()
 
     def _save(self, capture: CaptureWriter, chunk: Chunk, has_events: bool, decoded: bool) -> None:
         """Hand a chunk to the capture, with what may not be kept of it: all, if it was not decoded."""
@@ -267,7 +268,9 @@ class LiveMigration:
             yield from self.pipeline.feed(arrival)
         if isinstance(arrival, Ended) and capture is not None:
             capture.ended(arrival, None if self._dead else self.pipeline.session.omitted)
-        self._drained()
+        if isinstance(arrival, Ended) and arrival.direction == "fwd":
+            self._draining.pop(arrival.connection, None)
+        self._let_go()
 
     def _answer(self, question: Question) -> Generator[None, None, None]:
         """Whether a connection may be drained, now that all that came before is decoded."""
@@ -287,7 +290,7 @@ class LiveMigration:
             self._say(f"{self.migration}: --drain-after-failure is refused: {why}")
         return may
 
-    def _drained(self) -> None:
+    def _let_go(self) -> None:
         """Let those go of whose source nothing more is to be had."""
         for connection in [each for each in self._draining if not self._may_drain(each, "closed")]:
             self._draining.pop(connection)(False)

@@ -38,7 +38,7 @@ from migsniff.statistics.statistic import MAX_ROWS
 from migsniff.statistics.table import Table
 from migsniff.taps import Migrations
 
-SAME_SIGNAL: Final = 1.0  # seconds within which two signals count as one
+SAME_SIGNAL: Final = 0.2  # seconds within which two signals are one, sent on by whoever started migsniff
 SWITCH_INTERVAL: Final = 0.0005  # seconds a thread of ours may hold the interpreter while bytes wait
 GRACE: Final = 5.0  # seconds for the disk to take what is left
 
@@ -258,7 +258,7 @@ class Proxy:
     def _status(self) -> None:
         """SIGUSR1: a line about each running migration."""
         for live in self.running.values():
-            line = status_line(self.stats.by_migration[live.migration])
+            line = status_line(self.stats.by_migration[live.migration], live.now())
             doing = "postcopy is paused at" if live.paused else "decoding at"
             state = live.failed or f"{doing} {live.pipeline.session.where()}"
             saving = (

@@ -454,6 +454,16 @@ def test_it_is_told_again_after_twice_the_time_and_when_it_changes() -> None:
     assert "pass 42 had only 45.1 MB to send; at this rate 1 more pass, about " in found[-1].message
 
 
+def test_the_pass_that_the_end_cuts_short_is_not_judged() -> None:
+    """All went on as before: the guest stopped because its time allowed it, in the middle of a pass."""
+    time = 0
+    events: list[tuple[int, Event]] = [(0, BLOCK)]
+    for number, pages in enumerate((262144, *[15000] * 8, 4000, 15000), 1):
+        time += int(pages * 4104 / 100)
+        events.append((time, sync(number, pages, final=number == 11)))
+    assert [found.code for _, found in judged(events)] == ["not-converging"]
+
+
 def test_passes_that_hardly_become_smaller_have_an_estimate() -> None:
     (found,) = converge(*[int(40000 * 0.94**number) for number in range(6)])
     assert re.search(r"at this rate \d+ more passes, about \S+ s, to go", found.message)

@@ -173,3 +173,18 @@ def test_pieces(
     """Chunks are cut behind what is missing, and behind records."""
     chunk = Chunk(0, 0, "fwd", stored, end, "framed")
     assert [(bytes(d), n, lines) for d, n, lines in pieces(chunk, 10, omitted, comments)] == expected
+
+
+def test_what_is_no_stream_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = tmp_path / "text"
+    text.write_text("nothing of a migration\n")
+    assert main(["export", str(text), "--pcapng", str(tmp_path / "out")]) == 1
+    assert (
+        capsys.readouterr().err == "migsniff: not-a-stream: no QEMU migration stream: this looks like text\n"
+    )
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = str(tmp_path / "nowhere" / "out")
+    assert main(["export", str(FOLDER / "x86-72-pc"), "--pcapng", target]) == 2
+    assert capsys.readouterr().err == f"migsniff: {target}: No such file or directory\n"

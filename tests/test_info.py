@@ -187,7 +187,8 @@ def test_several_channels_are_listed() -> None:
     ],
 )
 def test_status_line(events: int, line: str) -> None:
-    assert status_line(after(PRECOPY[:events])) == line
+    stats = after(PRECOPY[:events])
+    assert status_line(stats, stats.elapsed) == line
 
 
 def test_hostile_names_are_escaped() -> None:

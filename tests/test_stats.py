@@ -249,6 +249,14 @@ def test_throughput_falls_when_nothing_comes_any_more() -> None:
     assert Throughput().now(0) is None
 
 
+def test_throughput_of_silence() -> None:
+    """Also if all that ever came, came at once."""
+    throughput = Throughput()
+    throughput.add(1000, 700_000)
+    assert throughput.now(2000) == 350e6
+    assert throughput.now(11_000_000) == 0
+
+
 # ---------------------------------------------------------------- bounds
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import pytest
 from rich.console import Console
 
-from migsniff.core.events import Event, RamBlock, RamBlocks
+from migsniff.core.events import Event, Finding, RamBlock, RamBlocks
 from migsniff.expert.codes import finding
 from migsniff.show.matching import Matching
 from migsniff.show.migration import MigrationStats
@@ -144,6 +144,24 @@ def test_several_are_shown_in_brief() -> None:
 
 def test_nothing_runs() -> None:
     assert screen([]) == ["waiting for a connection on [::]:4444"]
+
+
+def test_findings_take_the_lines_that_they_need() -> None:
+    """As far as there is room: the rest is cut, as any line that is too long."""
+    stats = after(6)
+    message = "the destination does not read: " + " ".join(f"word{number}" for number in range(30))
+    stats.update(
+        300,
+        Finding(
+            channel="main", direction="fwd", offset=0, size=0, code="x", severity="warn", message=message
+        ),
+    )
+    shown = screen([stats])
+    assert " ".join(line.strip() for line in shown if "word" in line) == message
+    shown = screen([stats], height=4)
+    assert len(shown) == 4
+    assert shown[-1].startswith("the destination does not read: word0 ")
+    assert "…" in shown[-1]
 
 
 def test_names_from_a_stream_draw_nothing() -> None:

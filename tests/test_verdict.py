@@ -259,19 +259,45 @@ def test_verdict(name: str) -> None:
     assert re.match(case.message, found.message), found.message
 
 
-def test_a_channel_beside_the_main_one_is_named() -> None:
+@pytest.mark.parametrize(("time", "outcome"), [(2_900_000, "refused"), (6_000_000, "reset")])
+def test_who_runs_for_long_has_not_refused(time: int, outcome: str) -> None:
+    """However little a throttled source has sent by then: the destination was killed, say."""
+    data = SMALL_HEAD + START + PART[:50]
+    session = Session()
+    events = [
+        event
+        for arrival in (
+            Opened(0, 0, "", ""),
+            Chunk(1000, 0, "fwd", data, len(data)),
+            Ended(time, 0, "rev", "reset", "destination", "ECONNRESET"),
+            Ended(time, 0, "fwd", "reset", "destination", "ECONNRESET"),
+        )
+        for event in session.feed(arrival)
+    ]
+    assert verdict([*events, *session.finish()]).outcome == outcome
+
+
+@pytest.mark.parametrize(
+    ("how", "error", "outcome", "said"),
+    [
+        ("reset", "ECONNRESET", "reset", "reset multifd-3"),
+        ("error", "EHOSTUNREACH", "failed", "failed on multifd-3"),
+        ("timeout", "ETIMEDOUT", "failed", "vanished: the kernel gave up on multifd-3"),
+    ],
+)
+def test_a_channel_beside_the_main_one_is_named(how: EndKind, error: str, outcome: str, said: str) -> None:
     """Case 17: it was not the main channel that the destination reset."""
     stream = Stream(
         ((0, "fwd", SMALL_HEAD + FIRST_PASSES), (1, "fwd", streams.hello(3))),
         (
-            ended("fwd", "reset", "destination", "ECONNRESET", connection=1),
+            ended("fwd", how, "destination", error, connection=1),
             ended("fwd", "eof", "source"),
         ),
     )
     found = verdict(play(stream))
-    assert found.outcome == "reset"
+    assert found.outcome == outcome
     where = f"at offset {len(SMALL_HEAD + FIRST_PASSES)} of main, "
-    assert found.message.startswith(f"the destination reset multifd-3 (ECONNRESET), {where}")
+    assert found.message.startswith(f"the destination {said} ({error}), {where}")
 
 
 @pytest.mark.parametrize("name", STREAMS)

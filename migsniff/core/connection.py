@@ -16,6 +16,7 @@ class Connection:
 
     def __init__(self, number: int, *, note_omitted: bool) -> None:
         self.number = number
+        self.began: int | None = None  # when its first byte came
         self.role: str | None = None
         self.name: str | None = None
         self.main: MainReader | None = None

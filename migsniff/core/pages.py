@@ -43,7 +43,8 @@ class GuestMemory:
         self.round_tallies: dict[int, Tallies] = {}
         self.stretches: list[Callable[[], None]] = []  # what adds up to this pass, to be called at its end
         self.count_passes = True  # until postcopy, where pages come as they are asked for
-        self.ordered = True  # False once compressed or multifd pages came: their threads finish out of order
+        # False once compressed or multifd pages came, whose threads finish out of order, and in END
+        self.ordered = True
         self.position = (-1, -1)  # block index and page of the last page record
         self.pass_tallies: Tallies = {}
         self.records = 0

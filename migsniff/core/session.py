@@ -221,6 +221,8 @@ class Session:
 
     def _chunk(self, chunk: Chunk) -> Iterator[Event]:
         connection = self._connection(chunk.connection)
+        if connection.began is None:
+            connection.began = chunk.time
         decoder = connection.decoders.get(chunk.direction)
         if decoder is None and chunk.direction == "rev":
             # the destination speaks before the source has said what this is: no channel of QEMU does
@@ -387,6 +389,7 @@ class Session:
                 offset,
                 where,
                 str(connection.name) if connection.role in BESIDE else "",
+                ended.time,
             )
         )
         yield DirectionEnded(

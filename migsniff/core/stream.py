@@ -280,6 +280,8 @@ class MainReader:
             memory.begin_rounds()
         if last and memory.pass_tallies and memory.rounds is None:
             yield ram.counter.end_pass(start, final=False)
+        if last:  # its scan goes on where the one before has stopped, and around to there
+            memory.ordered = False
         counts, blocks = yield from ram.payload(start=kind == ItemType.SECTION_START)
         yield from memory.next_round(self.channel, queue.at)
         end = queue.at

@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING, NamedTuple
 from migsniff.core.arrivals import Direction, EndKind, Party
 from migsniff.core.reached import Reached, reached
 from migsniff.core.tls import TlsReader
-from migsniff.core.wire import EARLY, PACKAGE_LOADED
+from migsniff.core.wire import EARLY, PACKAGE_LOADED, PROMPT
 
 if TYPE_CHECKING:
     from migsniff.core.connection import Connection
 
 HOW = {
-    "eof": "closed the connection",
-    "reset": "reset the connection",
-    "timeout": "vanished: the kernel gave up on the connection",
-    "closed": "closed the connection",
+    "eof": "closed {channel}",
+    "reset": "reset {channel}",
+    "timeout": "vanished: the kernel gave up on {channel}",
+    "closed": "closed {channel}",
     "refused": "could not be reached",
-    "error": "failed",
+    "error": "failed on {channel}",
 }
 
 LOADING = f" while loading the package, whose PING {PACKAGE_LOADED} it did not answer"
@@ -29,7 +29,7 @@ Judgement = tuple[bool, str, str, int]
 
 
 class ConnectionEnd(NamedTuple):
-    """How one direction ended; `order` counts over all connections of the migration.
+    """How one direction ended, at `time`; `order` counts over all connections of the migration.
 
     `channel` is told where several connections carry one stream: "" for its main channel.
     """
@@ -42,6 +42,7 @@ class ConnectionEnd(NamedTuple):
     offset: int
     where: str
     channel: str
+    time: int
 
     def __str__(self) -> str:
         name = f" ({self.error})" if self.error else ""
@@ -49,12 +50,13 @@ class ConnectionEnd(NamedTuple):
             return "the file ends"
         if self.how == "refused":
             return f"the destination {HOW[self.how]}{name}"
-        how = HOW[self.how].replace("the connection", self.channel or "the connection")
-        return f"the {self.by} {how}{name}"
+        return f"the {self.by} {HOW[self.how].format(channel=self.channel or 'the connection')}{name}"
 
 
 def located(where: str) -> str:
     """Where something happened, as it stands in a sentence."""
+    if not where:
+        return "before its first bytes told what it is"
     return where if where.startswith(("between", "behind", "before")) else f"in {where}"
 
 
@@ -105,7 +107,7 @@ def _of_main(connections: Sequence["Connection"], main: "Connection", came: Reac
         return False, outcome, f"{message}: {first}, {place}; {_said(main, shut)}"
     if first.by == "destination":
         outcome = "reset" if first.how == "reset" else "failed"
-        if _early(came, connections):
+        if _early(came, connections) and first.time - (main.began or 0) <= PROMPT:
             outcome = "refused"
         return False, outcome, f"{first}, {place}; {_said(main, shut)}"
     if first.by in ("source", "file") and first.how == "eof" and main.main.between_iterations:

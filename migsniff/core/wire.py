@@ -264,6 +264,7 @@ MAX_MAPPED_RAM_HOLE: Final = 1 << 30  # QEMU aligns pages to 1 MiB (MAPPED_RAM_F
 MAX_RECV_BITMAP: Final = 1 << 32  # counted as it comes, never held
 MAX_PAGE_REQUESTS: Final = 1 << 16  # of a postcopy destination, waiting for their pages
 EARLY: Final = 4 << 20  # bytes that may be on their way when the destination refuses the first kilobyte
+PROMPT: Final = 3_000_000  # µs within which it does: it reads that as soon as it comes
 PAGE_STATE_SEGMENT: Final = 1 << 16  # pages whose state is made together
 MAX_PAGE_STATE_SLACK: Final = 64 << 20  # bytes of page state beside one for each page record
 PAGE_SIZE_RECORDS: Final = 8  # page records that are tried to find the page size

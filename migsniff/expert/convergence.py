@@ -60,6 +60,9 @@ class Convergence(Rule):
         self._passes = self._bytes = self._memory = 0
         self._precopy_over = False
         self._told: Pass | None = None  # the floor that was told, while it does not converge
+        self._fell: Finding | None = (
+            None  # to be told if the pass was whole: the END of ram may have cut it short
+        )
         self._next = 0  # time at which to tell again
         self._tellings = 0
 
@@ -76,6 +79,9 @@ class Convergence(Rule):
                 self._passes += 1
                 self._bytes += event.counts.bytes
                 self._precopy_over |= event.final
+                if self._fell is not None and not self._precopy_over:
+                    yield self._fell
+                self._fell = None
                 if self._passes > 1 and time > self._began and not self._precopy_over:
                     duration = time - self._began
                     yield from self._ended(
@@ -115,7 +121,7 @@ class Convergence(Rule):
         elif self._told is not None and lowest.bytes < FALLS * self._told.bytes:
             self._told = None
             self._tellings += 1
-            yield self._converging(event, ended)
+            self._fell = self._converging(event, ended)
 
     def _not_converging(self, event: DirtySync, floor: Pass) -> Finding:
         last = self._last

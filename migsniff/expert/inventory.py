@@ -16,7 +16,7 @@ from migsniff.core.events import (
     ReturnPathMessage,
     Verdict,
 )
-from migsniff.core.wire import EARLY
+from migsniff.core.wire import EARLY, PROMPT
 from migsniff.expert.board import FIRMWARE, is_of_board, likeliest
 from migsniff.expert.codes import finding
 from migsniff.expert.evidence import block_entry, first_header, section_footer
@@ -49,6 +49,7 @@ class Inventory(Rule):
 
     def __init__(self) -> None:
         self._sent = 0
+        self._began = 0
         self._begin()
 
     def _begin(self) -> None:
@@ -56,6 +57,7 @@ class Inventory(Rule):
         self._configuration: Configuration | None = None
         self._blocks: RamBlocks | None = None
         self._end: DirectionEnded | None = None
+        self._prompt = True  # it ended soon enough to have refused what comes first
         self._shut: int | None = None
         self._passed = False
 
@@ -63,6 +65,7 @@ class Inventory(Rule):
         """Take one event into account."""
         match event:
             case Header():
+                self._began = time
                 self._begin()
             case Configuration() | RamBlocks() | DirtySync() if self.past.lost(event):
                 pass
@@ -80,6 +83,7 @@ class Inventory(Rule):
                     self._sent += self.past.drained.get(event.channel, event.offset)
                 if self._end is None and event.by == "destination":
                     self._end = event
+                    self._prompt = time - self._began <= PROMPT
             case Verdict() if event.outcome in FAILURES and (self._end is not None or self._shut):
                 yield from self._failed(event)
 
@@ -87,7 +91,7 @@ class Inventory(Rule):
         how = self._how()
         if (last := self.past.last_device) is not None:
             yield self._devices(last, how)
-        elif not self._passed and self._sent < EARLY and self._blocks is not None:
+        elif self._prompt and not self._passed and self._sent < EARLY and self._blocks is not None:
             read = [f"the RAM block list ({several(len(self._blocks.blocks), 'block')})"]
             if (configuration := self._configuration) is not None:
                 read.insert(0, f"machine type {name(configuration.machine)}")

@@ -15,7 +15,7 @@ from migsniff.core.events import (
     Undecodable,
     Verdict,
 )
-from migsniff.show.words import escape, name
+from migsniff.show.words import escape, name, several
 
 MAX_KEPT: Final = 10_000
 BYTES_A_LINE: Final = 16
@@ -81,7 +81,7 @@ def render(migration: str, findings: Findings, out: Callable[[str], None]) -> No
                 for line in _lines(time, event):
                     out(line)
     if omitted := findings.counts.total() - len(findings.kept):
-        out(f"and {omitted} more findings")
+        out(f"and {several(omitted, 'more finding')}")
     out("")
     verdict = findings.verdict
     out(

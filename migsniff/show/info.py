@@ -208,7 +208,7 @@ def finding_rows(stats: MigrationStats, count: int) -> list[str]:
     worst = sorted(stats.findings, key=lambda found: -SEVERITIES.index(severity(found)))
     rows = [_labelled(severity(found), escape(found.message)) for found in worst[:count]]
     more = len(stats.findings) - len(rows) + stats.findings_omitted
-    return [*rows, _labelled("", f"and {more} more findings")] if more else rows
+    return [*rows, _labelled("", f"and {several(more, 'more finding')}")] if more else rows
 
 
 def summary_lines(stats: MigrationStats, passes: int) -> list[str]:
@@ -223,10 +223,10 @@ def summary_lines(stats: MigrationStats, passes: int) -> list[str]:
     return [*lines, *finding_rows(stats, 3), _labelled("Verdict", verdict_text(stats))]
 
 
-def status_line(stats: MigrationStats) -> str:
-    """One line on how far a migration is."""
-    parts = [escape(stats.phase), seconds(stats.elapsed), f"{wire(stats.sent)} sent"]
-    parts.append(f"{rate(stats.throughput.now(stats.elapsed))} now, {rate(stats.mean_throughput)} on average")
+def status_line(stats: MigrationStats, now: int) -> str:
+    """One line on how far a migration is, `now` microseconds after it began."""
+    parts = [escape(stats.phase), seconds(now), f"{wire(stats.sent)} sent"]
+    parts.append(f"{rate(stats.throughput.now(now))} now, {rate(stats.mean_throughput)} on average")
     if stats.blocks:
         first = sum(block.distinct for block in list(stats.blocks.values()))
         parts.append(

@@ -71,11 +71,13 @@ class Throughput:
     def __init__(self) -> None:
         self._samples: deque[tuple[int, int]] = deque([(0, 0)])
         self._total = 0
+        self._last = 0
 
     def add(self, time: int, total: int) -> None:
         """`total` bytes had passed by `time`."""
         samples = self._samples
         self._total = total
+        self._last = time
         if time - samples[-1][0] < SAMPLE_EVERY:
             return
         samples.append((time, total))
@@ -84,6 +86,8 @@ class Throughput:
 
     def now(self, time: int) -> float | None:
         """The rate in the second before `time`; None before any time has passed."""
+        if time - self._last >= WINDOW:
+            return 0.0
         samples = list(self._samples)
         began, before = next((s for s in reversed(samples) if s[0] <= time - WINDOW), samples[0])
         return (self._total - before) * 1e6 / (time - began) if time > began else None

@@ -1,6 +1,7 @@
 """What the live view draws: every piece is one line high, so that the whole fits a screen of any height."""
 
 from collections.abc import Callable, Iterable, Sequence
+from textwrap import wrap
 from typing import Final
 
 from rich.console import Group, RenderableType
@@ -27,11 +28,14 @@ def draw(
     running: Sequence[MigrationStats],
     height: int,
     *,
+    width: int = 80,
     listening: Iterable[str] = (),
     now: Now | None = None,
     matching: Matching | None = None,
 ) -> RenderableType:
     """The migrations that run, in at most `height` lines: one in full, several in a few lines each.
+
+    Lines longer than `width` are cut, but findings, as far as there is room for more of them.
 
     `now` tells a migration's present time in microseconds; without it that of its last event. Below
     stand the last records that match a display filter, in a third of the lines.
@@ -43,7 +47,7 @@ def draw(
         above = [_line(f"waiting for a connection on {escape(endpoint)}") for endpoint in listening][:height]
         return Group(*above, *below)
     if len(running) == 1:
-        return Group(*_in_full(running[0], height, now(running[0])), *below)
+        return Group(*_in_full(running[0], height, width, now(running[0])), *below)
     return Group(*_compact(running, height, now), *below)
 
 
@@ -57,9 +61,10 @@ def _last_time(stats: MigrationStats) -> int:
     return stats.elapsed
 
 
-def _in_full(stats: MigrationStats, height: int, now: int) -> list[RenderableType]:
+def _in_full(stats: MigrationStats, height: int, width: int, now: int) -> list[RenderableType]:
     top = [_title(stats), _phase(stats, now), _traffic(stats, now)]
-    bottom = _findings(stats)
+    found = _findings(stats)
+    bottom: list[RenderableType] = []
     if stats.switchover is not None:
         bottom.insert(0, _switchover(stats, now))
     if stats.faults.asked:
@@ -67,13 +72,14 @@ def _in_full(stats: MigrationStats, height: int, now: int) -> list[RenderableTyp
     if balance := stats.channels.text():
         top.append(_line(balance))
     top += [_line(f"TLS {label}: {said}") for label, said in tls_rows(stats.tls)]
-    room = max(0, height - len(top) - len(bottom))
+    room = max(0, height - len(top) - len(bottom) - len(_wrapped(found, width, height // 6)))
     # blocks a third, passes and devices the rest; what one does not need the next may have
     blocks = _blocks(stats, room // 3) if stats.blocks else []
     room -= len(blocks)
     devices = _devices(stats, room // 2) if stats.devices else []
     passes = _passes(stats, room - len(devices))
-    return [*top, *blocks, *passes, *devices, *bottom][:height]
+    above = [*top, *blocks, *passes, *devices, *bottom]
+    return [*above, *_wrapped(found, width, height - len(above) - len(found))][:height]
 
 
 def _compact(running: Sequence[MigrationStats], height: int, now: Now) -> list[RenderableType]:
@@ -174,7 +180,19 @@ def _switchover(stats: MigrationStats, now: int) -> Text:
     return _line(f"{at}, downtime {seconds(downtime)}, until {sign}", "bold yellow")
 
 
-def _findings(stats: MigrationStats) -> list[RenderableType]:
-    """The last two of the worst: what will make it fail is not to be driven out by notes."""
+def _findings(stats: MigrationStats) -> list[tuple[str, str]]:
+    """The last two of the worst, each with its color: what will make it fail is not driven out by notes."""
     found = sorted(stats.findings, key=lambda each: SEVERITIES.index(severity(each)))[-2:]
-    return [_line(escape(each.message), "red" if severity(each) == "error" else "yellow") for each in found]
+    return [(escape(each.message), "red" if severity(each) == "error" else "yellow") for each in found]
+
+
+def _wrapped(found: list[tuple[str, str]], width: int, room: int) -> list[RenderableType]:
+    """Each in lines of its own: one, and as many more as there is `room` for, the worst (the last) first."""
+    shown: list[RenderableType] = []
+    for message, style in reversed(found):
+        lines = wrap(message, max(width, 20))
+        more = min(len(lines) - 1, max(0, room))
+        room -= more
+        cut = " ".join(lines[more:])
+        shown = [*(_line(line, style) for line in (*lines[:more], cut)), *shown]
+    return shown

@@ -131,6 +131,7 @@ class LiveView:
             return draw(
                 running,
                 self._console.height - 1,
+                width=self._console.width,
                 listening=self.listening,
                 now=self._now,
                 matching=self._matching,
