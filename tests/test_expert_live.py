@@ -342,9 +342,9 @@ def test_a_destination_that_gives_up(name: str, tmp_path: Path) -> None:
         if code == "refused-early":
             assert finding["field"] == "0000:00:05.0/virtio-net-pci.rom"
         first = found(proxy, "ended-first")
-        # FIN if it had happened to read all that had come
-        assert re.match(
-            r"the destination (reset its connection \(RST, ECONNRESET\)|closed its connection \(FIN\)) first",
+        # FIN if it had happened to read all that had come; or a source without a return path was done before
+        assert re.search(
+            r"the destination (reset its connection \(RST, ECONNRESET\)|closed its connection \(FIN\))",
             first["message"],
         )
         assert "attempt-cost" in codes(proxy)
