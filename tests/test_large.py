@@ -63,7 +63,7 @@ def test_so_many_fields_are_shown(segments: int) -> None:
 def test_what_is_nested_is_counted() -> None:
     leaf = Field("a", "uint32", 0, 4, value=1)
     middle = Field("m", "struct", 0, 4000, children=(leaf,) * 1000)
-    *shown, note = limited(section(*[middle] * 20)).fields
+    *shown, note = limited(section(*[middle] * 50)).fields
     assert note.type == LEFT_OUT
     assert count_of(tuple(shown)) <= MAX_FIELDS
     assert shown[0] is middle
@@ -85,19 +85,12 @@ def test_so_many_bytes_are_shown() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "large"),
-    [
-        ("x86-111-q35", set()),
-        ("x86-72-ipmi", set()),
-        ("aarch64-72-virt", set()),
-        ("ppc64-72-pseries", {"ics", "spapr-xive", "spapr_iommu"}),
-    ],
+    "name", ["x86-111-q35", "x86-72-ipmi", "aarch64-72-virt", "ppc64-72-pseries", "ppc64-100-pseries"]
 )
-def test_real_devices_are_shown_whole(name: str, large: set[str]) -> None:
+def test_real_devices_are_shown_whole(name: str) -> None:
     sections = sample(name).found
     assert len(sections) > 10
-    cut = {one.idstr.rpartition("/")[2] for one in sections if limited(one) is not one}
-    assert cut == large
+    assert all(limited(one) is one for one in sections)
 
 
 # ---------------------------------------------------------------- what the log makes of it
@@ -184,7 +177,7 @@ def test_the_view_looks_at_as_much(monkeypatch: pytest.MonkeyPatch) -> None:
     ids=["text", "V", "ndjson"],
 )
 def test_a_large_section_is_worked_on_in_turns(options: LogOptions) -> None:
-    count = 60_000
+    count = 120_000
     device = {
         "name": "cpu",
         "instance_id": 0,
@@ -242,7 +235,7 @@ async def turns_of(stream: bytes, options: LogOptions) -> list[float]:
     verdict = done[0].pipeline.verdict
     assert verdict is not None
     assert verdict.ok
-    assert [count_of(one.fields) for one in sections.found] == [240_001]
+    assert [count_of(one.fields) for one in sections.found] == [480_001]
     return turns
 
 

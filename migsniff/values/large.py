@@ -8,13 +8,14 @@ from msgspec.structs import replace
 
 from migsniff.core.events import DeviceSection, Field
 
-MAX_FIELDS: Final = 1 << 13
+MAX_FIELDS: Final = 1 << 15
 """Fields of a section that are compared or shown live, blocks of a list: more would hold up others for long.
 
-Of the devices seen only the interrupt controllers of pseries have more (16457 and 24577).
+The most that a device seen has are the 24577 of an interrupt controller of pseries: what a live log shows is
+to be what is read later.
 """
-MAX_BYTES: Final = 1 << 18
-"""Bytes that these may have (real ones: up to 200 KB, but for the 2 MB of a spapr_iommu)."""
+MAX_BYTES: Final = 1 << 22
+"""Bytes that these may have (real ones: up to the 2 MB of a spapr_iommu)."""
 LEFT_OUT: Final = "omitted"
 """Type of the Field that stands for what was left out."""
 
