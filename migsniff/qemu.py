@@ -6,6 +6,7 @@ import struct
 import subprocess
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -101,10 +102,11 @@ class Qemu:
         command += ["-qmp", f"unix:{inside or folder}/{name}.qmp,server=on,wait=off", *arguments]
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=log)
+        self._opened = ExitStack()
         try:
-            self._socket = self._connect(str(folder / f"{name}.qmp"))
-            self._file = self._socket.makefile("rwb")
-            self._file.readline()
+            self._socket = self._opened.enter_context(self._connect(str(folder / f"{name}.qmp")))
+            self._answers = self._opened.enter_context(self._socket.makefile("rb"))
+            self._answers.readline()
             self.execute("qmp_capabilities")
         except BaseException:
             self.kill()
@@ -134,9 +136,8 @@ class Qemu:
         """What QEMU returns for a QMP command; underscores in argument names stand for hyphens."""
         named = {name.replace("_", "-"): value for name, value in arguments.items()}
         try:
-            self._file.write(json.dumps({"execute": command, "arguments": named}).encode() + b"\n")
-            self._file.flush()
-            while line := self._file.readline():
+            self._socket.sendall(json.dumps({"execute": command, "arguments": named}).encode() + b"\n")
+            while line := self._answers.readline():
                 answer = json.loads(line)
                 if "error" in answer:
                     raise QmpError(f"{command}: {answer['error']['desc']}")
@@ -165,3 +166,4 @@ class Qemu:
         """SIGKILL, and wait."""
         self.process.kill()
         self.process.wait()
+        self._opened.close()

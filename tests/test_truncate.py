@@ -51,10 +51,10 @@ def places(stream: Stream) -> list[int]:
 
 
 def records(events: list[Event]) -> list[Event]:
-    """Without what the end brings: also the pass that had no end, and what multifd channels had begun."""
+    """Without what the end brings: also a section or pass without end, and what multifd channels had begun."""
     ends = [number for number, event in enumerate(events) if isinstance(event, DirectionEnded)]
     kinds = DirectionEnded | LoosePages | Opaque | TlsEnded | Verdict
-    found = [event for event in events if not isinstance(event, kinds)]
+    found = [event for event in events if not isinstance(event, kinds) and not getattr(event, "cut", False)]
     late: list[Event] = [event for event in events[ends[0] :] if isinstance(event, DirtySync | Finding)]
     late += [event for event in events if isinstance(event, MultifdSync) and event.last]
     return [event for event in found if all(event is not other for other in late)]

@@ -83,8 +83,8 @@ class Capture:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            with FileIO(self._open(MANIFEST)) as file:
-                self.manifest = read_manifest(BufferedReader(file).read(MAX_MANIFEST + 1))
+            with BufferedReader(FileIO(self._open(MANIFEST))) as file:
+                self.manifest = read_manifest(file.read(MAX_MANIFEST + 1))
             self.start = start_time(self.manifest)
         except (ValueError, RecursionError) as error:
             raise CaptureError(f"{self.name(MANIFEST)}: {error}") from None
