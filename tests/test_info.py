@@ -9,7 +9,6 @@ from migsniff.core.events import (
     DirectionEnded,
     Event,
     Finding,
-    MultifdPacket,
     RamBlock,
     RamBlocks,
 )
@@ -25,7 +24,7 @@ from migsniff.show.infojson import info_dict
 from migsniff.show.migration import MigrationStats
 from tests.catalogue import STREAMS
 from tests.playing import play
-from tests.synthetic import PRECOPY, ram
+from tests.synthetic import PACKET, PRECOPY, ram
 
 FACTS = {"File": "x\x1b.fwd", "Size": 16_616_467, "Stripped": True, "Endpoints": ["a", "b"], "Ended": None}
 
@@ -153,20 +152,7 @@ def _ended(channel: str, how: str) -> DirectionEnded:
 
 
 def test_several_channels_are_listed() -> None:
-    packet = MultifdPacket(
-        channel="multifd-0",
-        direction="fwd",
-        offset=64,
-        size=5000,
-        packet_num=1,
-        flags=0,
-        method="none",
-        block="pc.ram",
-        normal=1,
-        zero=2,
-        data_size=4096,
-    )
-    lines = text_of(after((*PRECOPY[:9], (50_200, packet)))).splitlines()
+    lines = text_of(after((*PRECOPY[:9], (50_200, PACKET)))).splitlines()
     assert "  multifd-0 fwd:     5064" in lines
 
 

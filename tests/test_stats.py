@@ -12,7 +12,6 @@ from migsniff.core.events import (
     DirtySync,
     Event,
     Finding,
-    MultifdPacket,
     Package,
     PageCounts,
     RamBlock,
@@ -31,7 +30,7 @@ from migsniff.show.migration import (
 )
 from migsniff.show.model import Throughput
 from migsniff.show.stats import MAX_FINISHED, Stats
-from tests.synthetic import FIRST, MIB, PRECOPY, SECOND, command, device, ram, reply
+from tests.synthetic import FIRST, MIB, PACKET, PRECOPY, SECOND, command, device, ram, reply
 
 AT = {"channel": "main", "direction": "fwd"}
 
@@ -209,20 +208,7 @@ def test_postcopy() -> None:
 
 
 def test_multifd_packets_count_as_pages() -> None:
-    packet = MultifdPacket(
-        channel="multifd-0",
-        direction="fwd",
-        offset=64,
-        size=5000,
-        packet_num=1,
-        flags=0,
-        method="none",
-        block="pc.ram",
-        normal=1,
-        zero=2,
-        data_size=4096,
-    )
-    stats = after([*PRECOPY[:6], (10, packet)])
+    stats = after([*PRECOPY[:6], (10, PACKET)])
     assert stats.counts == PageCounts(1, 2, bytes=5000)
     assert stats.blocks["pc.ram"].pages == 3
     assert stats.bytes["multifd-0", "fwd"] == 5064
