@@ -133,7 +133,7 @@ def _add_info(parser: argparse.ArgumentParser) -> None:
     _add_against(parser)
     _add_known(parser)
     parser.add_argument("file", metavar="CAPTURE|FILE|-")
-    parser.add_argument("-T", dest="format", choices=("text", "json"), default="text", help="output format")
+    _add_format(parser)
     _add_port(parser)
     _add_place(parser)
 
@@ -144,7 +144,7 @@ def _add_expert(parser: argparse.ArgumentParser) -> None:
         "and the bytes that prove it; and the verdict. docs/expert.md says what each code means."
     )
     parser.add_argument("file", metavar="CAPTURE|FILE|-")
-    parser.add_argument("-T", dest="format", choices=("text", "json"), default="text", help="output format")
+    _add_format(parser)
     parser.add_argument(
         "--severity",
         choices=("chat", "note", "warn", "error"),
@@ -170,7 +170,7 @@ def _add_check(parser: argparse.ArgumentParser) -> None:
         help="a stream of the destination's own command line (migrate exec:cat>FILE), which tells most, or "
         "what its qemu -dump-vmstate FILE wrote",
     )
-    parser.add_argument("-T", dest="format", choices=("text", "json"), default="text", help="output format")
+    _add_format(parser)
     _add_port(parser)
     _add_place(parser)
     _add_known(parser)
@@ -193,7 +193,7 @@ def _add_diff(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("-q", dest="brief", action="store_true", help="say only whether they differ")
     parser.add_argument("-V", dest="verbose", action="store_true", help="the offsets in both as well")
-    parser.add_argument("-T", dest="format", choices=("text", "json"), default="text", help="output format")
+    _add_format(parser)
     parser.add_argument("--no-ram", dest="ram", action="store_false", help="do not compare guest memory")
     each = "given twice: of A, and of B"
     parser.add_argument(
@@ -266,7 +266,7 @@ def _add_fields(parser: argparse.ArgumentParser) -> None:
         help="a capture or dump, whose device fields to list; what is no file is a pattern that a name must "
         'match: "ram.*", "device.pckbd*"',
     )
-    parser.add_argument("-T", dest="format", choices=("text", "json"), default="text", help="output format")
+    _add_format(parser)
     _add_known(parser)
 
 
@@ -351,6 +351,10 @@ def _add_log(parser: argparse.ArgumentParser) -> None:
     log.add_argument("--section", action="append", metavar="NAME", help="only this section (repeatable)")
 
 
+def _add_format(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-T", dest="format", choices=("text", "json"), default="text", help="output format")
+
+
 def _add_known(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("descriptions of device state")
     _add_folder(group)
@@ -400,6 +404,4 @@ def _add_descriptions(parser: argparse.ArgumentParser) -> None:
     for action in (listing, showing, adding, forgetting):
         _add_folder(action)
     for action in (listing, showing):
-        action.add_argument(
-            "-T", dest="format", choices=("text", "json"), default="text", help="output format"
-        )
+        _add_format(action)

@@ -150,7 +150,7 @@ def render(migration: str, one: Check, findings: list[Finding], out: Callable[[s
 
 def not_compared(one: Check) -> list[str]:
     """What nobody looked at, in words."""
-    words = one.checker.omitted()
+    words = one.checker.omitted.words(one.checker.destination)
     if one.verdict is not None and not one.verdict.ok and not one.whole:
         words.append(f"what is not in the stream, or behind what cannot be read: {one.verdict.message}")
     return words

@@ -8,7 +8,7 @@ from migsniff.core.errors import CaptureError
 from migsniff.core.events import Event
 from migsniff.core.session import Session
 from migsniff.descriptions import Learning
-from migsniff.feed.descriptions import Described, Entry, entries_of
+from migsniff.feed.descriptionstore import Described, Entry, entries_of
 from migsniff.feed.dumpvmstate import HEAD, from_dump, is_dump
 from migsniff.feed.files import look_into, open_source
 from migsniff.feed.pcap import PcapSource

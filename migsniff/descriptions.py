@@ -18,7 +18,8 @@ from migsniff.core.events import (
     Event,
     Verdict,
 )
-from migsniff.feed.descriptions import Described, Descriptions, Entry, MachineFile, Store, sound
+from migsniff.feed.descriptions import Descriptions
+from migsniff.feed.descriptionstore import Described, Entry, MachineFile, Store, sound
 from migsniff.show.words import escape, name, several
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from migsniff.compare.watch import Watch
 from migsniff.core.errors import CaptureError, UsageError
 from migsniff.core.events import ChannelFound, Event
 from migsniff.descriptions import Learning
-from migsniff.feed.descriptions import Described, Entry, entries_of
+from migsniff.feed.descriptionstore import Described, Entry, entries_of
 from migsniff.feed.dumpvmstate import HEAD, MAX_BYTES, from_dump, is_dump
 from migsniff.feed.files import look_into, open_source
 from migsniff.feed.pcap import PcapSource

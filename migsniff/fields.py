@@ -14,7 +14,7 @@ from migsniff.core.errors import StreamProblem, UsageError
 from migsniff.core.events import Configuration, DeviceSection, Event
 from migsniff.core.events import Field as StateField
 from migsniff.descriptions import complain, open_descriptions, open_store
-from migsniff.feed.descriptions import Entry
+from migsniff.feed.descriptionstore import Entry
 from migsniff.filter.devices import device_name, parts_of, written
 from migsniff.filter.names import names
 from migsniff.show.words import escape

@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 
 from migsniff.core.arrivals import Data
-from migsniff.core.vmdesc import Budget, Description, DeviceDescription, Walk, walk
+from migsniff.core.budget import Budget
+from migsniff.core.description import Description, DeviceDescription
+from migsniff.core.vmdesc import Walk, walk
 
 BASE = 1000  # wire offset of the first byte of the device
 

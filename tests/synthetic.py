@@ -13,6 +13,7 @@ from migsniff.core.events import (
     Event,
     Field,
     Header,
+    MultifdPacket,
     PageCounts,
     RamBlock,
     RamBlocks,
@@ -111,6 +112,20 @@ def reply(offset: int, name: str, number: int, **arguments: int) -> ReturnPathMe
         arguments=dict(arguments),
     )
 
+
+PACKET = MultifdPacket(
+    channel="multifd-0",
+    direction="fwd",
+    offset=64,
+    size=5000,
+    packet_num=1,
+    flags=0,
+    method="none",
+    block="pc.ram",
+    normal=1,
+    zero=2,
+    data_size=4096,
+)
 
 FIRST = PageCounts(normal=3000, zero=13384, bytes=12_500_000)
 SECOND = PageCounts(normal=1000, zero=0, bytes=4_100_000, resent=1000)

@@ -46,7 +46,7 @@ LAYERS = (
     ("assumingwalk",),
     ("assumed", "mappedram", "pagesize", "sectionend"),
     ("devices",),
-    ("blocklist", "configuration"),
+    ("blocklist", "commands", "configuration", "vmdescription"),
     ("ram",),
     ("stream", "multifd", "returnpath", "tls"),
     ("colo",),

@@ -16,9 +16,10 @@ from msgspec.structs import replace
 
 from migsniff.check import Check, not_compared
 from migsniff.cli import main
-from migsniff.compare.checker import JUDGED, LISTED, Checker
+from migsniff.compare.checker import JUDGED, Checker
 from migsniff.compare.inventory import Inventory
 from migsniff.compare.layout import misfit
+from migsniff.compare.omitted import LISTED
 from migsniff.compare.pciconfig import compared, difference
 from migsniff.compare.schema import MAX_NODES, read_schema
 from migsniff.core.errors import CaptureError

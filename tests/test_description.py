@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from migsniff.core.budget import Budget
+from migsniff.core.description import Description
 from migsniff.core.errors import StreamProblem
 from migsniff.core.events import BREATH
-from migsniff.core.vmdesc import Budget, Description
 from migsniff.core.wire import MAX_DESCRIPTION_DEPTH, MAX_DEVICE_DESCRIPTION, MAX_FIELDS
 from tests.describing import description, entry, read, struct, walked, with_field
 

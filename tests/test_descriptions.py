@@ -21,8 +21,9 @@ from migsniff.core.errors import CaptureError
 from migsniff.core.events import DeviceSection
 from migsniff.core.session import Session
 from migsniff.descriptions import Learning, default_folder, open_store
-from migsniff.feed import descriptions
-from migsniff.feed.descriptions import Described, Descriptions, Entry, Store, entries_of, file_name
+from migsniff.feed import descriptionstore
+from migsniff.feed.descriptions import Descriptions
+from migsniff.feed.descriptionstore import Described, Entry, Store, entries_of, file_name
 from tests import rawsamples, streams
 from tests.catalogue import SMALL, SMALL_BLOCKS, SMALL_HEAD
 from tests.playing import arrivals, decode, of, precopy
@@ -86,8 +87,8 @@ class TestStore:
         assert (tmp_path / "m.json").stat().st_ino == before
 
     def test_bounds(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(descriptions, "MAX_MACHINES", 3)
-        monkeypatch.setattr(descriptions, "MAX_FILE", 4000)
+        monkeypatch.setattr(descriptionstore, "MAX_MACHINES", 3)
+        monkeypatch.setattr(descriptionstore, "MAX_FILE", 4000)
         store = Store(tmp_path)
         for number in range(6):
             store.add(f"m{number}", [entry()])
@@ -100,8 +101,8 @@ class TestStore:
         assert min(one.seen for one in kept) == 100 - len(kept) + (1 if entry() in kept else 0)
 
     def test_all_together(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(descriptions, "MAX_FILE", 4000)
-        monkeypatch.setattr(descriptions, "MAX_TOTAL", 10000)
+        monkeypatch.setattr(descriptionstore, "MAX_FILE", 4000)
+        monkeypatch.setattr(descriptionstore, "MAX_TOTAL", 10000)
         store = Store(tmp_path)
         for number in range(8):
             store.add(f"m{number}", [entry(device='{"a":"' + "x" * 2500 + '"}')])

@@ -24,6 +24,7 @@ from migsniff.core.reached import ALONE, COLO, POSTCOPY, UNREAD
 from migsniff.core.session import Session
 from migsniff.core.wire import Command
 from migsniff.pipeline import Pipeline
+from migsniff.show.infojson import info_dict
 from migsniff.show.stats import Stats
 from tests import catalogue, streams
 from tests.catalogue import SMALL_HEAD, STREAMS
@@ -259,5 +260,5 @@ def test_info_tells_how_much_was_drained_and_no_downtime() -> None:
     _, stats = shown(drained(WHOLE, at))
     one = stats.by_migration["m"]
     more = len(COMPLETE) - at
-    assert one.to_dict()["drained"] == {"main": {"offset": at, "bytes": more}}
+    assert info_dict(one, {})["drained"] == {"main": {"offset": at, "bytes": more}}
     assert one.downtime is None

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.qemu import SYSTEM, Folder, Migration, poll, require
+from tests.qemu import SYSTEM, Folder, Migration, Result, poll, require
 from tests.relays import Proxy
 
 VERSIONS = ("5.2", "7.2", "10.0", "11.1")
@@ -35,6 +35,16 @@ def reads_as_live(proxy: Proxy) -> bool:
     return (done.returncode, told) == (1, proxy.events)
 
 
+def verdict_of_failed(result: Result, migration: Migration, proxy: Proxy) -> dict[str, Any]:
+    """The verdict on a migration that failed as any does: its guest runs on, its capture is the live log."""
+    assert result.status == "failed"
+    assert resumes(migration)
+    (verdict,) = proxy.verdicts()
+    assert proxy.stop() == 1
+    assert reads_as_live(proxy)
+    return verdict
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_destination_that_refuses_memory(version: str, tmp_path: Path) -> None:
     """It goes at the start; the devices and their description come all the same."""
@@ -47,11 +57,7 @@ def test_a_destination_that_refuses_memory(version: str, tmp_path: Path) -> None
         Proxy(tmp_path, migration.listen(), *DRAIN) as proxy,
     ):
         result = migration.run(f"tcp:{proxy.where}")
-        (verdict,) = proxy.verdicts()
-        assert proxy.stop() == 1
-        assert reads_as_live(proxy)
-        assert result.status == "failed"
-        assert resumes(migration)
+        verdict = verdict_of_failed(result, migration, proxy)
         (drained,) = kinds(proxy, "draining")
         assert (verdict["ok"], verdict["offset"]) == (False, drained["offset"])
         assert verdict["outcome"] in ("refused", "failed")
@@ -80,11 +86,7 @@ def test_a_destination_without_a_device(version: str, drains: bool, tmp_path: Pa
             options = DRAIN if drains else DRAIN[2:]
             with Proxy(tmp_path, f"unix:{folder.path}/in", *options) as proxy:
                 result = migration.run(f"tcp:{proxy.where}")
-                (verdict,) = proxy.verdicts()
-                assert proxy.stop() == 1
-                assert reads_as_live(proxy)
-                assert result.status == "failed"
-                assert resumes(migration)
+                verdict = verdict_of_failed(result, migration, proxy)
                 assert not verdict["ok"]
                 assert len(kinds(proxy, "draining")) == drains
                 assert len(kinds(proxy, "description")) == drains
@@ -114,12 +116,9 @@ def test_a_destination_that_is_killed(caps: list[str], why: str, tmp_path: Path)
         assert poll(lambda: len(kinds(proxy, "ram-section")) > 2)
         migration.destination.kill()
         gone = time.monotonic()
-        assert migration.wait().status == "failed"
+        result = migration.wait()
         seconds = time.monotonic() - gone
-        assert resumes(migration)
-        (verdict,) = proxy.verdicts()
-        assert proxy.stop() == 1
-        assert reads_as_live(proxy)
+        verdict = verdict_of_failed(result, migration, proxy)
         assert verdict["outcome"] in ("failed", "reset")
         drained = kinds(proxy, "draining")
         if why:

@@ -9,23 +9,22 @@ from migsniff.core.events import (
     DirectionEnded,
     Event,
     Finding,
-    MultifdPacket,
     RamBlock,
     RamBlocks,
 )
 from migsniff.show.info import (
     PASS_HEADINGS,
-    info_dict,
     info_lines,
     pass_line,
     render_info,
     status_line,
     summary_lines,
 )
+from migsniff.show.infojson import info_dict
 from migsniff.show.migration import MigrationStats
 from tests.catalogue import STREAMS
 from tests.playing import play
-from tests.synthetic import PRECOPY, ram
+from tests.synthetic import PACKET, PRECOPY, ram
 
 FACTS = {"File": "x\x1b.fwd", "Size": 16_616_467, "Stripped": True, "Endpoints": ["a", "b"], "Ended": None}
 
@@ -153,20 +152,7 @@ def _ended(channel: str, how: str) -> DirectionEnded:
 
 
 def test_several_channels_are_listed() -> None:
-    packet = MultifdPacket(
-        channel="multifd-0",
-        direction="fwd",
-        offset=64,
-        size=5000,
-        packet_num=1,
-        flags=0,
-        method="none",
-        block="pc.ram",
-        normal=1,
-        zero=2,
-        data_size=4096,
-    )
-    lines = text_of(after((*PRECOPY[:9], (50_200, packet)))).splitlines()
+    lines = text_of(after((*PRECOPY[:9], (50_200, PACKET)))).splitlines()
     assert "  multifd-0 fwd:     5064" in lines
 
 
@@ -223,7 +209,7 @@ def test_what_is_encrypted() -> None:
     said = "ServerHello TLS 1.3 AES_128_GCM_SHA256, pre-shared key"
     assert f"TLS tls-0 rev:       {said}; 4 records, no close_notify" in lines
     assert stats.sent == len(STREAMS["tls"].main)
-    assert stats.to_dict()["tls"]["tls-0 fwd"]["records"] == 6  # type: ignore[index]
+    assert info_dict(stats, {})["tls"]["tls-0 fwd"]["records"] == 6  # type: ignore[index]
 
 
 def test_passes_that_are_left_out_are_counted() -> None:

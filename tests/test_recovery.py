@@ -4,6 +4,7 @@ from itertools import chain
 
 from migsniff.core.session import Session
 from migsniff.show.info import info_lines
+from migsniff.show.infojson import info_dict
 from migsniff.show.migration import MigrationStats
 from tests.catalogue import STREAMS
 from tests.playing import Stream, arrivals
@@ -25,7 +26,7 @@ def test_phases() -> None:
     assert phases == ["postcopy", "postcopy paused", "postcopy recovery", "postcopy"]
     assert stats.phase == "done"
     assert "Recovered:           1 time; the destination had 16 of 20 pages" in info_lines(stats, {})
-    assert stats.to_dict()["recoveries"] == {"times": 1, "received": 16, "pages": 20}
+    assert info_dict(stats, {})["recoveries"] == {"times": 1, "received": 16, "pages": 20}
 
 
 def test_postcopy_that_ends_well_was_never_paused() -> None:

@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 import pytest
 
+from migsniff.core.budget import Budget
+from migsniff.core.description import Description
 from migsniff.core.errors import StreamProblem
 from migsniff.core.events import (
     DescriptionFound,
@@ -19,7 +21,6 @@ from migsniff.core.events import (
     RamSection,
     SectionType,
 )
-from migsniff.core.vmdesc import Budget, Description
 from migsniff.show.script import SLICE, ScriptDocument
 from tests.describing import walked
 

@@ -12,7 +12,6 @@ from migsniff.core.events import (
     DirtySync,
     Event,
     Finding,
-    MultifdPacket,
     Package,
     PageCounts,
     RamBlock,
@@ -20,6 +19,7 @@ from migsniff.core.events import (
     Verdict,
 )
 from migsniff.show.channels import MAX_CHANNELS
+from migsniff.show.infojson import info_dict
 from migsniff.show.migration import (
     FIRST_PASSES,
     LARGEST_DEVICES,
@@ -30,7 +30,7 @@ from migsniff.show.migration import (
 )
 from migsniff.show.model import Throughput
 from migsniff.show.stats import MAX_FINISHED, Stats
-from tests.synthetic import FIRST, MIB, PRECOPY, SECOND, command, device, ram, reply
+from tests.synthetic import FIRST, MIB, PACKET, PRECOPY, SECOND, command, device, ram, reply
 
 AT = {"channel": "main", "direction": "fwd"}
 
@@ -171,7 +171,7 @@ def test_a_dump_without_times_has_no_downtime() -> None:
     stats = after((0, event) for _, event in PRECOPY)
     assert stats.downtime is None
     assert stats.mean_throughput is None
-    shown = stats.to_dict()
+    shown = info_dict(stats, {})
     assert (shown["switchover"], shown["downtime"], shown["throughput_mean"]) == (None, None, None)
     assert [(each.duration, each.dirty_rate) for each in stats.all_passes()] == [(None, None)] * 2
     assert {each.since for each in stats.last_devices} == {None}
@@ -208,20 +208,7 @@ def test_postcopy() -> None:
 
 
 def test_multifd_packets_count_as_pages() -> None:
-    packet = MultifdPacket(
-        channel="multifd-0",
-        direction="fwd",
-        offset=64,
-        size=5000,
-        packet_num=1,
-        flags=0,
-        method="none",
-        block="pc.ram",
-        normal=1,
-        zero=2,
-        data_size=4096,
-    )
-    stats = after([*PRECOPY[:6], (10, packet)])
+    stats = after([*PRECOPY[:6], (10, PACKET)])
     assert stats.counts == PageCounts(1, 2, bytes=5000)
     assert stats.blocks["pc.ram"].pages == 3
     assert stats.bytes["multifd-0", "fwd"] == 5064
@@ -333,8 +320,8 @@ def _deep_size(value: object, seen: set[int] | None = None) -> int:
 # ---------------------------------------------------------------- the whole
 
 
-def test_to_dict_is_json() -> None:
-    shown = json.loads(json.dumps(after(PRECOPY).to_dict(), allow_nan=False))
+def test_info_dict_is_json() -> None:
+    shown = json.loads(json.dumps(info_dict(after(PRECOPY), {}), allow_nan=False))
     assert shown["migration"] == "m1"
     assert shown["machine"] == "pc-i440fx-7.2"
     assert shown["elapsed"] == 0.161
@@ -349,8 +336,8 @@ def test_to_dict_is_json() -> None:
 
 
 @pytest.mark.parametrize("events", range(len(PRECOPY) + 1))
-def test_to_dict_at_every_moment(events: int) -> None:
-    json.dumps(after(PRECOPY[:events]).to_dict(), allow_nan=False)
+def test_info_dict_at_every_moment(events: int) -> None:
+    json.dumps(info_dict(after(PRECOPY[:events]), {}), allow_nan=False)
 
 
 def test_several_migrations_and_those_that_are_over() -> None:

@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from migsniff.core.budget import Budget
+from migsniff.core.description import Description
 from migsniff.core.events import BREATH, Event, Field, Value
 from migsniff.core.registry import field_type
-from migsniff.core.vmdesc import BREATHS, PIECE, Budget, Description, opaque, walk
+from migsniff.core.vmdesc import BREATHS, PIECE, opaque, walk
 from tests.describing import BASE, description, entry, read, struct, walked, with_field
 
 

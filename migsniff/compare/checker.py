@@ -18,6 +18,7 @@ from migsniff.compare.layout import (
     schema_misfit,
     subsections,
 )
+from migsniff.compare.omitted import Omitted, first_of
 from migsniff.compare.pciconfig import difference
 from migsniff.compare.schema import Schema
 from migsniff.core.events import (
@@ -46,20 +47,17 @@ OPTIONAL: Final = ("block", "dirty-bitmap", "globalstate")
 """Sections that QEMU sends only when there is something to say, and always knows."""
 RESIZEABLE: Final = "/rom@"
 """What hw/core/loader.c registers as resizeable: tables that the firmware reads."""
-LISTED: Final = 8
 JUDGED: Final = 8
 """Findings by which vmstates that share a name are told apart."""
 
 
 Local = Inventory | Schema
 """What is known of the destination."""
-Names = dict[str, None]
-"""Names in their order, each once."""
 
 
 @dataclass(slots=True)
 class Checker:
-    """Compares the events of one stream with a destination; `omitted` says what could not be compared.
+    """Compares the events of one stream with a destination; `omitted` is what could not be compared.
 
     What a section shows that is read by a description from elsewhere it tells, and once more, as it then is,
     when the stream's own has come.
@@ -72,12 +70,7 @@ class Checker:
     """Of the sections seen, how many the destination's own stream has too."""
     refused: set[str] = field(default_factory=set)
     end: EndOfStream | None = None
-    undescribed: Names = field(default_factory=dict)
-    unknown: Names = field(default_factory=dict)
-    opaque: Names = field(default_factory=dict)
-    renamed: Names = field(default_factory=dict)
-    features: Names = field(default_factory=dict)
-    bars: bool = False
+    omitted: Omitted = field(default_factory=Omitted)
     images: dict[tuple[str, int], Images] = field(default_factory=dict)
     """Of the destination."""
 
@@ -99,28 +92,6 @@ class Checker:
             case Verdict() if self.end is not None:
                 yield from self._missing(self.end)
 
-    def omitted(self) -> list[str]:
-        """What was not compared, in words."""
-        words = ["values that QEMU checks in code of its own (post_load), and features that the host lacks"]
-        if self.bars:
-            words.append("sizes of PCI BARs and registers that are read-only in some devices alone")
-        if self.opaque:
-            words.append(f"virtio state behind the PCI configuration space: {_few(self.opaque)}")
-        if self.features:
-            words.append(
-                "whether the destination allows the features that the guest uses, else "
-                f'"Features ... unsupported": {_few(self.features)}'
-            )
-        if self.undescribed:
-            words.append(f"fields of sections without a description: {_few(self.undescribed)}")
-        if isinstance(self.destination, Schema):
-            words.append("instances of sections, RAM blocks and PCI configuration: -dump-vmstate has none")
-            if self.renamed:
-                words.append(f"fields that have another name there: {_few(self.renamed)}")
-            if self.unknown:
-                words.append(f"sections that -dump-vmstate does not list: {_few(self.unknown)}")
-        return words
-
     # ------------------------------------------------------------ what stands once
 
     def _missing(self, end: EndOfStream) -> Iterator[Finding]:
@@ -129,7 +100,7 @@ class Checker:
             sections = self.destination.sections
             if count := len(sections) - self.common:
                 missing = (f"{name(one[0])}/{one[1]}" for one in sections if one not in self.seen)
-                yield finding("check-extra-sections", end, count=count, sections=_first(missing, count))
+                yield finding("check-extra-sections", end, count=count, sections=first_of(missing, count))
 
     def _configuration(self, event: Configuration) -> Iterator[Finding]:
         local = self.destination.machine
@@ -175,7 +146,7 @@ class Checker:
         if count := len(there.blocks) - sum(one in there.blocks for one in sent):
             extra = (name(one) for one in there.blocks if one not in sent)
             behind = event.offset + event.size
-            few = _first(extra, count)
+            few = first_of(extra, count)
             yield finding("check-extra-blocks", event, offset=behind, count=count, blocks=few)
 
     # ------------------------------------------------------------ sections
@@ -208,7 +179,7 @@ class Checker:
         if isinstance(self.destination, Schema):
             states = self.destination.find(event.idstr)
             if not states:
-                self.unknown[name(called(event))] = None
+                self.omitted.unknown[name(called(event))] = None
             elif event.version_id > (most := max(one.version_id for one in states)):
                 return "check-version", most
             elif event.version_id < (least := min(one.minimum_version_id for one in states)):
@@ -234,9 +205,9 @@ class Checker:
         if section in self.refused:  # its inside is not read
             return
         if (event.described or event.assumed) and not event.undescribed:
-            self.undescribed.pop(name(section), None)
-        elif len(self.undescribed) < MAX_SECTIONS:
-            self.undescribed[name(section)] = None
+            self.omitted.undescribed.pop(name(section), None)
+        elif len(self.omitted.undescribed) < MAX_SECTIONS:
+            self.omitted.undescribed[name(section)] = None
         found = self._inside(event) if event.described or event.assumed else self._length(event)
         yield from (replace(one, message=one.message + ASSUMED) for one in found) if event.assumed else found
 
@@ -286,7 +257,7 @@ class Checker:
         fields = grouped(event.fields)
 
         def against(state: State) -> Iterator[Finding]:
-            if (found := schema_misfit(fields, state, event.version_id, self.renamed)) is not None:
+            if (found := schema_misfit(fields, state, event.version_id, self.omitted.renamed)) is not None:
                 yield self._misfit(event, found)
             yield from self._schema_subsections(event, inner, state)
 
@@ -308,7 +279,7 @@ class Checker:
             elif version < (least := min(each.minimum_version_id for each in there)):
                 yield self._other_version(event, one, least, "old")
             elif len(there) == 1:
-                found = schema_misfit(fields, there[0], version, self.renamed, f"{one.name}.")
+                found = schema_misfit(fields, there[0], version, self.omitted.renamed, f"{one.name}.")
             if found is not None:
                 yield self._misfit(event, found)
 
@@ -357,7 +328,7 @@ class Checker:
         here, there = images_of(event, self.machine), self.images[key]
         ours, theirs = here.config, there.config
         if ours is not None and theirs is not None:
-            self.bars = True
+            self.omitted.bars = True
             if (found := difference(ours.raw, theirs.raw)) is not None:
                 at = found.at
                 yield finding(
@@ -377,7 +348,7 @@ class Checker:
                     register=found.register,
                 )
         if here.opaque:
-            self.opaque[name(called(event))] = None
+            self.omitted.opaque[name(called(event))] = None
             if here.virtio is not None and there.virtio is not None and here.virtio.features:
                 yield from self._features(event, here.virtio, there.virtio)
 
@@ -385,7 +356,7 @@ class Checker:
         section = called(event)
         kind = event.idstr.rpartition("/")[2]
         if not there.features:  # at reset, most likely: no guest has chosen any
-            self.features[f"{name(section)} ({' '.join(feature_names(kind, here.features))})"] = None
+            self.omitted.features[f"{name(section)} ({' '.join(feature_names(kind, here.features))})"] = None
         elif bits := here.features & ~there.features:
             size = 4 if here.features_offset < here.status_offset + 8 else 8
             yield finding(
@@ -409,13 +380,3 @@ def _each_name(found: Iterable[Field]) -> Iterator[Field]:
         if one.name not in seen:
             seen.add(one.name)
             yield one
-
-
-def _few(names: Names) -> str:
-    return _first(names, len(names))
-
-
-def _first(names: Iterable[str], count: int) -> str:
-    """The first of `count` names, of which no more are made than are told."""
-    more = f" and {count - LISTED} more" if count > LISTED else ""
-    return ", ".join(islice(names, LISTED)) + more

@@ -9,11 +9,12 @@ from typing import Final, NamedTuple
 
 from migsniff.core.arrivals import Data, Remembered
 from migsniff.core.assumingwalk import AssumingWalker, Candidate, shortened, subsections, variable_fields
+from migsniff.core.budget import Budget
 from migsniff.core.context import Context, SectionFacts
-from migsniff.core.description import Vmsd
+from migsniff.core.description import Description, DeviceDescription, Vmsd
 from migsniff.core.errors import StreamProblem
 from migsniff.core.events import BREATH, Event, Field
-from migsniff.core.vmdesc import Budget, Description, DeviceDescription, Walking, walk
+from migsniff.core.vmdesc import Walking, walk
 from migsniff.core.wire import (
     MAX_ASSUMED,
     MAX_ASSUMED_DESCRIPTION,

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import msgspec
 
 from migsniff.core.arrivals import Remembered
-from migsniff.core.description import LISTS, FieldDescription, Vmsd
+from migsniff.core.description import LISTS, DeviceDescription, FieldDescription, Vmsd
 from migsniff.core.errors import StreamProblem
 from migsniff.core.events import Field
-from migsniff.core.vmdesc import DeviceDescription, Walk, Walker, Walking, opaque
+from migsniff.core.vmdesc import Walk, Walker, Walking, opaque
 from migsniff.core.wire import ItemType
 
 if TYPE_CHECKING:

@@ -10,8 +10,10 @@ from typing import Any
 
 from migsniff.core.arrivals import Data, Remembered
 from migsniff.core.assumed import Assumptions, Guess
+from migsniff.core.budget import Budget
 from migsniff.core.bytequeue import ByteQueue, Steps
 from migsniff.core.context import Context, SectionFacts
+from migsniff.core.description import Description, DeviceDescription
 from migsniff.core.errors import StreamProblem
 from migsniff.core.events import (
     EVIDENCE,
@@ -22,7 +24,7 @@ from migsniff.core.events import (
     problem_finding,
 )
 from migsniff.core.sectionend import FOOTER_SIZE, parse_header, search_end
-from migsniff.core.vmdesc import UNNAMED, Budget, Description, DeviceDescription, Walking, opaque, walk
+from migsniff.core.vmdesc import UNNAMED, Walking, opaque, walk
 from migsniff.core.wire import MAX_DEVICE_STATE, MAX_DEVICE_STATE_PROCESS, MAX_ITEM_HEADER, U32
 
 

@@ -316,24 +316,33 @@ class RamReader:
 
     def _lend(self, block: GuestBlock, words: "array[int]", lengths: "array[int]", size: int) -> None:
         """Hand out the records collected last with their bytes."""
-        queue = self.queue
         batch = np.array(words, np.uint64)
         headers, bodies = layout(batch, lengths, self.memory.page_size)
-        self._lent.append(
-            RamPages(
-                channel=self.channel,
-                direction="fwd",
-                offset=queue.at,
-                size=size,
-                block=block.name,
-                page_size=self.memory.page_size,
-                iteration=self.memory.iteration,
-                words=batch,
-                bodies=np.cumsum(headers + bodies) - bodies,
-                lengths=bodies,
-                data=memoryview(queue.data)[queue.pos : queue.pos + size],
-                round=self.memory.round,
-            )
+        self._lent.append(self._pages(block, batch, np.cumsum(headers + bodies) - bodies, bodies, size))
+
+    def _pages(
+        self,
+        block: GuestBlock,
+        words: "NDArray[np.uint64]",
+        bodies: "NDArray[np.uint64]",
+        lengths: "NDArray[np.uint64]",
+        size: int,
+    ) -> RamPages:
+        """The event that hands out the records in the next `size` bytes."""
+        queue = self.queue
+        return RamPages(
+            channel=self.channel,
+            direction="fwd",
+            offset=queue.at,
+            size=size,
+            block=block.name,
+            page_size=self.memory.page_size,
+            iteration=self.memory.iteration,
+            words=words,
+            bodies=bodies,
+            lengths=lengths,
+            data=memoryview(queue.data)[queue.pos : queue.pos + size],
+            round=self.memory.round,
         )
 
     # ------------------------------------------------------------ one record, as the format has it
@@ -377,13 +386,7 @@ class RamReader:
             raise StreamProblem("ram-flags", flags=flags)
         header = WORD
         if not flags & CONTINUE:
-            yield from queue.wait(WORD + 1)
-            count = queue.data[queue.pos + WORD]
-            header += 1 + count
-            name = yield from queue.fitting(WORD + 1, count, self._fits(count))
-            self.counter.flush()
-            yield from self._passed()
-            self.block = self._block_named(name, count)
+            header += yield from self._block_name()
         block = self.block
         if block is None:
             raise StreamProblem("ram-no-block")
@@ -399,7 +402,8 @@ class RamReader:
         self.where = f"page {address:#x} of {block.name}"
         self.head = bytes(queue.data[queue.pos : queue.pos + header])
         if self.context.want_contents and queue.kept == "all":
-            yield self._lent_record(block, word, header, length)
+            one = np.array([[word], [header], [length]], np.uint64)
+            yield self._pages(block, one[0], one[1], one[2], header + length)
             queue.advance(header + length)
         else:
             queue.advance(header)
@@ -418,30 +422,21 @@ class RamReader:
             for _, request in self.context.requests.answered(block, page):
                 yield request.fault(self.channel, "fwd", start, queue.at - start, crossed=False)
 
-    def _lent_record(self, block: GuestBlock, word: int, header: int, length: int) -> RamPages:
+    def _block_name(self) -> Generator[Event | None, None, int]:
+        """The name behind the word of a record: whose block comes next; how many bytes it takes."""
         queue = self.queue
-        return RamPages(
-            channel=self.channel,
-            direction="fwd",
-            offset=queue.at,
-            size=header + length,
-            block=block.name,
-            page_size=self.memory.page_size,
-            iteration=self.memory.iteration,
-            words=np.array([word], np.uint64),
-            bodies=np.array([header], np.uint64),
-            lengths=np.array([length], np.uint64),
-            data=memoryview(queue.data)[queue.pos : queue.pos + header + length],
-            round=self.memory.round,
-        )
+        yield from queue.wait(WORD + 1)
+        count = queue.data[queue.pos + WORD]
+        name = yield from queue.fitting(WORD + 1, count, self._fits(count))
+        self.counter.flush()
+        yield from self._passed()
+        block = self.memory.blocks.get(name)
+        if block is None or len(name) != count:
+            raise StreamProblem("ram-block", name=readable(name), count=count)
+        self.block = block
+        return 1 + count
 
     def _fits(self, count: int) -> Callable[[bytes], int]:
         """Of the first bytes of a name of `count`, how many are those of a block's name."""
         memory = self.memory
         return lambda begun: len(begun) if begun in memory.blocks else memory.names.fitting(begun, count)
-
-    def _block_named(self, name: bytes, count: int) -> GuestBlock:
-        block = self.memory.blocks.get(name)
-        if block is None or len(name) != count:
-            raise StreamProblem("ram-block", name=readable(name), count=count)
-        return block

@@ -18,8 +18,7 @@ from migsniff.core.arrivals import (
     Opened,
     TlsFacts,
 )
-from migsniff.core.channel import CLASSIFY, DirectionDecoder, PreemptReader, classify
-from migsniff.core.colo import read_stream
+from migsniff.core.channel import CLASSIFY, DirectionDecoder, classify
 from migsniff.core.connection import Connection
 from migsniff.core.context import Context
 from migsniff.core.devices import DeviceStateBudget
@@ -36,19 +35,14 @@ from migsniff.core.events import (
     Verdict,
     problem_finding,
 )
-from migsniff.core.multifd import MultifdReader
 from migsniff.core.pagesize import FIRST_PAGES
 from migsniff.core.reached import may_drain, reached, settled
-from migsniff.core.returnpath import ReturnPathReader
-from migsniff.core.stream import MainReader
 from migsniff.core.tls import TlsReader
 from migsniff.core.verdict import BESIDE, ConnectionEnd, judge, located
 from migsniff.core.wire import MULTIFD_HELLO
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-OPAQUE = {"tls": "TLS records", "unknown": "bytes of an unknown protocol"}
 
 
 class Session:
@@ -226,7 +220,7 @@ class Session:
         decoder = connection.decoders.get(chunk.direction)
         if decoder is None and chunk.direction == "rev":
             # the destination speaks before the source has said what this is: no channel of QEMU does
-            decoder = self._decoder(connection, "rev", connection.name or f"unknown-{connection.number}")
+            decoder = connection.decode("rev")
         self._last = decoder
         if decoder is None:
             yield from self._first_bytes(connection, chunk)
@@ -240,7 +234,7 @@ class Session:
     def _noted(self, noted: Noted) -> Iterator[Event]:
         """What explains the arrivals, from the relay or from a capture, which is not to be believed."""
         connection = self._connection(noted.connection)
-        channel = connection.name or f"unknown-{connection.number}"
+        channel = connection.label
         if noted.what in ("paused", "resumed"):
             direction: Direction = "rev" if noted.facts.get("direction") == "rev" else "fwd"
             offset = connection.queues[direction].wire_end
@@ -287,8 +281,7 @@ class Session:
         connection.head = connection.head[:CLASSIFY]
         if role == "unknown" and (looks := self.looks_like(connection.head)):
             detail = f"{detail}: {looks}"
-        queue = connection.queues["fwd"]
-        decoder = self._last = self._decoder(connection, "fwd", name)
+        decoder = self._last = connection.decode("fwd")
         yield ChannelFound(
             channel=name,
             direction="fwd",
@@ -306,36 +299,9 @@ class Session:
                 breathe=old.breathe,
                 assumed=old.assumed,
             )
-        if role in ("main", "resumed"):
-            main = connection.main = MainReader(name, queue, self.context, self.budget)
-            steps = read_stream(main) if role == "main" else main.resume()
-            decoder.parse(main, steps, main.ram.leftover)
-            if "rev" not in connection.decoders:
-                back = connection.return_path = ReturnPathReader(name, connection.queues["rev"], self.context)
-                self._decoder(connection, "rev", name).parse(back, back.run())
-        elif role == "multifd":
-            multifd = connection.multifd = MultifdReader(name, queue, self.context)
-            decoder.parse(multifd, multifd.run())
-        elif role == "tls":
-            reader = TlsReader(name, "fwd", queue, connection.tls)
-            decoder.parse(reader, reader.run())
-            if "rev" not in connection.decoders:
-                back_reader = TlsReader(name, "rev", connection.queues["rev"], connection.tls)
-                self._decoder(connection, "rev", name).parse(back_reader, back_reader.run())
-        elif role == "preempt":
-            preempt = PreemptReader(name, queue, self.context)
-            decoder.parse(preempt, preempt.run(), preempt.ram.leftover)
-        else:
-            queue.looked = CLASSIFY
+        connection.parse(self.context, self.budget)
         if self._stopped is not None and decoder.steps is not None:
             yield from decoder.stop(self._stopped[0], **self._stopped[1])
-
-    def _decoder(self, connection: Connection, direction: Direction, name: str) -> DirectionDecoder:
-        decoder = DirectionDecoder(name, direction, connection.queues[direction])
-        if connection.role in OPAQUE:
-            decoder.opaque_as = OPAQUE[connection.role]
-        connection.decoders[direction] = decoder
-        return decoder
 
     def _name(self, connection: Connection, role: str) -> str:
         taken = {other.name for other in self.connections.values()}
@@ -393,7 +359,7 @@ class Session:
             )
         )
         yield DirectionEnded(
-            channel=connection.name or f"unknown-{connection.number}",
+            channel=connection.label,
             direction=ended.direction,
             offset=offset,
             size=0,

@@ -1,48 +1,41 @@
-"""The main channel: header, configuration, sections, commands, EOF, description.
+"""The main channel: header, items (sections and commands), EOF.
 
 Parsers are generators over the byte queue: they read like blocking code, yield events, and yield None when
 the bytes run out. Format: migration/savevm.c, QEMU 5.2 to 11.1.
 """
 
 from migsniff.core.bytequeue import ByteQueue, Steps
+from migsniff.core.commands import read_command
 from migsniff.core.configuration import read_configuration
 from migsniff.core.context import Context, SectionFacts
+from migsniff.core.description import Description
 from migsniff.core.devices import DeviceStateBudget, DeviceStates
 from migsniff.core.errors import StreamProblem
 from migsniff.core.events import (
-    CommandSent,
-    DescriptionFound,
     EndOfStream,
     Finding,
     Header,
     LiveSection,
     Opaque,
-    Package,
     RamSection,
     SectionType,
     Undecodable,
     problem_finding,
 )
 from migsniff.core.livesections import live_section
-from migsniff.core.messages import COMMANDS, Arguments, resumed_command
 from migsniff.core.ram import RamReader
 from migsniff.core.sectionend import find_end, find_footer
 from migsniff.core.text import checked, printable_length
-from migsniff.core.vmdesc import Description
+from migsniff.core.vmdescription import read_description
 from migsniff.core.wire import (
     FILE_MAGIC,
     FILE_VERSION,
-    MAX_DESCRIPTION,
     MAX_SECTIONS,
-    PAGE_SIZES,
     RAM_IDSTR,
     RAM_VERSION,
     U32,
-    Command,
     ItemType,
 )
-
-MAX_PACKAGE_PINGS = 16
 
 KINDS: dict[int, SectionType] = {
     ItemType.SECTION_START: "START",
@@ -100,7 +93,7 @@ class MainReader:
         self.item = "the configuration"
         yield from read_configuration(self.channel, self.queue, self.context)
         yield from self.items(None)
-        yield from self._description()
+        yield from read_description(self)
 
     def resume(self) -> Steps:
         """What goes on after postcopy was paused: items up to the EOF."""
@@ -108,7 +101,7 @@ class MainReader:
         self.context.postcopy = self.context.return_path = True  # also if what was before was not seen
         self.context.memory.begin_postcopy()
         yield from self.items(None)
-        yield from self._description()
+        yield from read_description(self)
 
     # ------------------------------------------------------------ header
 
@@ -182,7 +175,7 @@ class MainReader:
             elif kind in (ItemType.SECTION_START, ItemType.SECTION_FULL):
                 yield from self._announced(ItemType(kind), limit)
             elif kind == ItemType.COMMAND:
-                yield from self._command(limit)
+                yield from read_command(self, limit)
             elif kind == ItemType.EOF and limit is not None:
                 raise StreamProblem("package-eof", left=limit - queue.at)
             elif kind == ItemType.EOF:
@@ -328,139 +321,6 @@ class MainReader:
             raise StreamProblem("footer", section_id=facts.section_id, found=queue.peek(5).hex(" "))
         queue.advance(5)
 
-    # ------------------------------------------------------------ commands
-
-    def _command(self, limit: int | None) -> Steps:
-        queue = self.queue
-        start = queue.at
-        self.item = "a command"
-        yield from queue.wait(5)
-        yield from queue.u8()
-        number = yield from queue.u16()
-        length = yield from queue.u16()
-        if self.resumed:
-            number = resumed_command(number, length)
-        entry = COMMANDS.get(number)
-        if entry is None:
-            yield from queue.contents(length)  # nobody knows what it is
-            yield self._finding(start, "command", command=number)
-            return
-        self.item = f"command {entry.name}"
-        if not entry.least <= length <= entry.most:
-            raise StreamProblem("command-length", name=entry.name, length=length, expected=entry.least)
-        payload = yield from queue.take(length)
-        arguments = entry.arguments(payload)
-        discarded = self._discarded(arguments) if number == Command.POSTCOPY_RAM_DISCARD else None
-        yield CommandSent(
-            channel=self.channel,
-            direction="fwd",
-            offset=start,
-            size=queue.at - start,
-            command=number,
-            name=entry.name,
-            arguments=arguments,
-        )
-        if discarded is not None:
-            yield self._finding(start, "discard", **discarded)
-        yield from self._obey(Command(number), arguments, limit)
-
-    def _discarded(self, arguments: Arguments) -> dict[str, object] | None:
-        """Count the pages of a discard; what is wrong with the first range that cannot be, if any."""
-        context = self.context
-        name, ranges = arguments["block"], arguments["ranges"]
-        assert isinstance(name, str)
-        assert isinstance(ranges, tuple)
-        if not context.page_size:
-            return None
-        arguments["pages"] = sum(length for _, length in ranges) // context.page_size
-        for start, length in ranges:
-            if why := context.memory.misfit(name, start, length):
-                return {"name": name, "start": start, "length": length, "why": why}
-        return None
-
-    def _obey(self, command: Command, arguments: Arguments, limit: int | None) -> Steps:
-        """What a command changes for the bytes that follow."""
-        context, queue = self.context, self.queue
-        if command == Command.OPEN_RETURN_PATH:
-            context.return_path = True
-        elif command == Command.ENABLE_COLO:
-            context.colo = True
-        elif command == Command.POSTCOPY_ADVISE:
-            context.advised = True
-            if isinstance(size := arguments.get("page_size"), int):
-                if size not in PAGE_SIZES:
-                    raise StreamProblem("page-size-advised", found=size)
-                context.know_page_size(size, "POSTCOPY_ADVISE")
-        elif command == Command.POSTCOPY_LISTEN:
-            context.postcopy = True
-            yield from context.memory.completed(self.channel, queue.at, everything=True)
-            if context.memory.pass_tallies:
-                yield self.ram.counter.end_pass(queue.at, final=False)
-            context.memory.begin_postcopy()
-            context.memory.round += 1
-            self.ram.forget_block()
-        elif command == Command.POSTCOPY_RUN and limit is not None and queue.at < limit:
-            # the destination stops reading its package here
-            self.item = "behind the package's end"
-            yield self._finding(queue.at, "package-long", left=limit - queue.at)
-            yield from queue.contents(limit - queue.at)
-        elif command == Command.POSTCOPY_RESUME:
-            self.ram.forget_block()
-        elif command == Command.PING and self.in_package and isinstance(value := arguments["value"], int):
-            if len(context.package_pings) < MAX_PACKAGE_PINGS:
-                context.package_pings.add(value)
-        elif command == Command.PACKAGED and isinstance(length := arguments.get("length"), int):
-            if limit is not None:
-                raise StreamProblem("package-depth")
-            self.switched = self.in_package = True
-            yield Package(channel=self.channel, direction="fwd", offset=queue.at, size=0, length=length)
-            yield from self.items(queue.at + length)
-            self.in_package = False
-
-    # ------------------------------------------------------------ description
-
-    def _description(self) -> Steps:
-        """The JSON behind the EOF, if it comes, and the device state that it explains."""
-        queue = self.queue
-        while not queue.ensure(1):
-            if queue.closed:
-                if self.devices.seen and self.context.footers is False:
-                    yield self._finding(queue.at, "end-guessed")
-                return
-            yield None
-        if queue.data[queue.pos] != ItemType.VMDESCRIPTION:
-            return
-        start = queue.mark = queue.at
-        self.item = "the description"
-        yield from queue.wait(5)
-        (length,) = U32.unpack_from(queue.data, queue.pos + 1)
-        if length > MAX_DESCRIPTION:
-            raise StreamProblem("length", what="a description", length=length, limit=MAX_DESCRIPTION)
-        queue.advance(5)
-        text = bytearray()
-        while len(text) < length:
-            if not (some := queue.take_some(length - len(text))):
-                queue.check_hole()
-                yield None
-            text += some
-        description = yield from Description.read(bytes(text), breathe=self.context.breathe)
-        self.item, self.described = "behind the description", True
-        yield DescriptionFound(
-            channel=self.channel,
-            direction="fwd",
-            offset=start,
-            size=queue.at - start,
-            page_size=description.page_size,
-            devices=len(description.devices),
-            text=bytes(text),
-        )
-        if description.page_size and self.context.page_size not in (None, description.page_size):
-            used = self.context.page_size
-            yield self._finding(start, "page-size-described", found=description.page_size, used=used)
-        yield from self.devices.describe(description)
-        self.devices.release()
-        self.description = description if self.context.colo else None
-
     # ------------------------------------------------------------ what is wrong
 
     def undecodable(self, problem: StreamProblem) -> Undecodable:
@@ -475,7 +335,8 @@ class MainReader:
             where=self.where,
         )
 
-    def _finding(self, offset: int, code: str, **details: object) -> Finding:
+    def finding(self, offset: int, code: str, **details: object) -> Finding:
+        """The event for what is wrong in the bytes from `offset` up to here, but ends nothing."""
         return problem_finding(
             StreamProblem(code, **details),
             channel=self.channel,

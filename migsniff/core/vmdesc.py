@@ -19,7 +19,6 @@ from migsniff.core.arrivals import Data
 from migsniff.core.budget import Budget
 from migsniff.core.description import (
     LISTS,
-    Description,
     DeviceDescription,
     FieldDescription,
     Vmsd,
@@ -31,12 +30,9 @@ from migsniff.core.oldstyle import meaning
 from migsniff.core.registry import field_type
 from migsniff.core.wire import MAX_FIELDS, U32, ItemType
 
-__all__ = ["Budget", "Description", "DeviceDescription", "Walk", "Walker", "Walking", "opaque", "walk"]
-
 NULL_POINTER: Final = b"0"  # VMS_NULLPTR_MARKER, include/migration/vmstate.h
 UNNAMED: Final = "undescribed"
 BREATHS: Final = 256  # fields, about a millisecond of a walk, between one BREATH and the next
-
 PIECE: Final = 2048  # elements of an array, which take as long
 
 T = TypeVar("T")

@@ -23,7 +23,8 @@ from migsniff.core.arrivals import (
     Opened,
 )
 from migsniff.core.errors import problem_text
-from migsniff.feed.capturefolder import CaptureFolder, WriteParts
+from migsniff.feed.capturefile import WriteParts
+from migsniff.feed.capturefolder import CaptureFolder
 from migsniff.feed.captureformat import RamMode
 from migsniff.feed.container import MAX_STORED, gather, within
 

@@ -5,13 +5,11 @@ flush(), the bytes before the timeline that speaks of them, so that whatever end
 readable capture.
 """
 
-import contextlib
 import os
 import re
-from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
@@ -23,6 +21,7 @@ from migsniff.core.arrivals import (
     LearnedTls,
     Opened,
 )
+from migsniff.feed.capturefile import CaptureFile, WriteParts, replace_file
 from migsniff.feed.captureformat import (
     FORMAT,
     MANIFEST,
@@ -48,47 +47,6 @@ from migsniff.feed.captureformat import (
 )
 from migsniff.feed.container import DIRECTIONS, MAX_STORED, block_header, file_header
 
-WriteParts = Callable[[int, Sequence[bytes]], int]
-"""As os.writev: how many bytes it took."""
-
-PARTS_AT_ONCE: Final = 512  # below every kernel's IOV_MAX
-NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-
-
-class _File:
-    """An append-only file, and what waits to be written to it."""
-
-    def __init__(self, folder: int, name: str, write: WriteParts) -> None:
-        self.name = name
-        self.parts: list[bytes] = []
-        self._write = write
-        self._size = 0
-        self._fd = os.open(name, NEW_FILE, 0o600, dir_fd=folder)
-
-    def flush(self) -> None:
-        """Write what waits. If that fails, nothing of it stays."""
-        if not self.parts:
-            return
-        parts, self.parts = self.parts, []
-        try:
-            for first in range(0, len(parts), PARTS_AT_ONCE):
-                self._write_all(parts[first : first + PARTS_AT_ONCE])
-        except OSError:
-            # what fits of a block is of no use, and on a full disk the manifest needs the room
-            with contextlib.suppress(OSError):
-                os.ftruncate(self._fd, self._size)
-            raise
-        self._size += sum(map(len, parts))
-
-    def _write_all(self, parts: Sequence[bytes]) -> None:
-        left = sum(map(len, parts)) - self._write(self._fd, parts)
-        while left:
-            rest = b"".join(parts)[-left:]
-            left -= self._write(self._fd, [rest])
-
-    def close(self) -> None:
-        os.close(self._fd)
-
 
 class _Stream:
     """One direction of a connection: its file, and the block that is being filled."""
@@ -96,7 +54,7 @@ class _Stream:
     def __init__(self, connection: int, direction: Direction) -> None:
         self.connection = connection
         self.direction: Direction = direction
-        self.file: _File | None = None
+        self.file: CaptureFile | None = None
         self.file_name: str | None = None
         self.end = 0  # wire offset up to which everything was handed to the file or stands in parts
         self.saved = 0  # wire offset up to which the kernel has it
@@ -142,7 +100,7 @@ class CaptureFolder:
         self._start = start.astimezone(UTC)
         self._write = write
         self._folder = -1
-        self._timeline: _File | None = None
+        self._timeline: CaptureFile | None = None
         self._lines: list[Line] = []
         self._encoder = msgspec.json.Encoder()
         self._links: dict[int, _Link] = {}
@@ -161,8 +119,8 @@ class CaptureFolder:
         self._folder = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         if os.fstat(self._folder).st_uid != os.geteuid():
             raise PermissionError(f"{self.path} was replaced by somebody else's folder")
-        self._write_manifest(self._manifest(complete=False, result=None, lengths={}))
-        self._timeline = _File(self._folder, TIMELINE, self._write)
+        replace_file(self._folder, MANIFEST, self._manifest(complete=False, result=None, lengths={}))
+        self._timeline = CaptureFile(self._folder, TIMELINE, self._write)
 
     def _new_folder(self) -> Path:
         name = re.sub(r"[^A-Za-z0-9-]+", "-", self._migration).strip("-")[:40] or "migration"
@@ -283,7 +241,8 @@ class CaptureFolder:
         except OSError as error:
             failure = error
             self.abandon(str(error))
-        self._write_manifest(self._manifest(complete=self._stopped is None, result=result, lengths=lengths))
+        manifest = self._manifest(complete=self._stopped is None, result=result, lengths=lengths)
+        replace_file(self._folder, MANIFEST, manifest)
         if failure is not None:
             raise failure
 
@@ -317,7 +276,7 @@ class CaptureFolder:
         name = stem + SUFFIXES[self._ram][stream.direction]
         if name in self._names or stem == "connection":
             name = f"{stem}-{stream.connection}" + SUFFIXES[self._ram][stream.direction]
-        stream.file = _File(self._folder, name, self._write)
+        stream.file = CaptureFile(self._folder, name, self._write)
         stream.file_name = name
         self._names.add(name)
         if self._ram == "strip":
@@ -354,8 +313,8 @@ class CaptureFolder:
 
     def _manifest(
         self, *, complete: bool, result: dict[str, Any] | None, lengths: dict[tuple[int, Direction], int]
-    ) -> Manifest:
-        return Manifest(
+    ) -> bytes:
+        manifest = Manifest(
             format=FORMAT,
             version=VERSION,
             migsniff=migsniff.__version__,
@@ -378,6 +337,7 @@ class CaptureFolder:
             stopped=self._stopped,
             result=result,
         )
+        return msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
 
     @staticmethod
     def _direction(stream: _Stream, lengths: dict[tuple[int, Direction], int]) -> DirectionFacts:
@@ -390,18 +350,3 @@ class CaptureFolder:
             facts.time, facts.how = stream.ended.time, stream.ended.how
             facts.by, facts.error = stream.ended.by, stream.ended.error
         return facts
-
-    def _write_manifest(self, manifest: Manifest) -> None:
-        """Replace the manifest as a whole: whoever reads it sees the old one or the new one."""
-        text = msgspec.json.format(msgspec.json.encode(manifest), indent=2) + b"\n"
-        new = MANIFEST + ".new"
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(new, dir_fd=self._folder)
-        fd = os.open(new, NEW_FILE, 0o600, dir_fd=self._folder)
-        try:
-            left = memoryview(text)
-            while left:
-                left = left[os.write(fd, left) :]
-        finally:
-            os.close(fd)
-        os.replace(new, MANIFEST, src_dir_fd=self._folder, dst_dir_fd=self._folder)

@@ -17,7 +17,7 @@ import msgspec
 
 from migsniff.core.errors import CaptureError
 from migsniff.core.wire import DUMPED_MACHINE
-from migsniff.feed.descriptions import Entry, sound
+from migsniff.feed.descriptionstore import Entry, sound
 
 MAX_VARIANTS: Final = 8
 MAX_DEPTH: Final = 16

@@ -7,6 +7,7 @@ from typing import Final
 from migsniff.core.events import SEVERITIES, DirectionEnded
 from migsniff.show.fields import counts_text
 from migsniff.show.findings import severity
+from migsniff.show.infojson import info_dict
 from migsniff.show.migration import MigrationStats
 from migsniff.show.model import BlockStats, PassStats
 from migsniff.show.tls import rows as tls_rows
@@ -53,11 +54,6 @@ def render_facts(facts: Mapping[str, object], out: Callable[[str], None], *, as_
         return
     for label, value in facts.items():
         out(_labelled(label, _fact(value)) + "\n")
-
-
-def info_dict(stats: MigrationStats, facts: Mapping[str, object]) -> dict[str, object]:
-    """The summary as one JSON object: `facts` under "source_facts", then `MigrationStats.to_dict`."""
-    return {"source_facts": dict(facts), **stats.to_dict()}
 
 
 def info_lines(stats: MigrationStats, facts: Mapping[str, object]) -> list[str]:

@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Final
 
-import msgspec
-
 from migsniff.core.arrivals import Direction
 from migsniff.core.events import (
     CommandSent,
@@ -45,9 +43,6 @@ from migsniff.show.model import (
     PassStats,
     Throughput,
     add,
-    device_dict,
-    in_seconds,
-    pass_dict,
     subtract,
 )
 from migsniff.show.recovery import RecoveryStats
@@ -71,7 +66,7 @@ _PACKAGE_PONGS: Final = (3, 0x42)
 
 
 class MigrationStats:
-    """What is known of one migration. Times are microseconds, as in events; `to_dict` gives seconds.
+    """What is known of one migration. Times are microseconds, as in events.
 
     Of its passes the first FIRST_PASSES and the last `keep_passes` are kept.
     """
@@ -413,67 +408,3 @@ class MigrationStats:
         """RAM blocks, largest first."""
         blocks = sorted(self.blocks.values(), key=lambda block: -block.length)
         return blocks if count is None else list(islice(blocks, count))
-
-    def to_dict(self) -> dict[str, object]:
-        """Everything, ready for JSON; times in seconds."""
-        downtime = self.downtime
-        bytes_by_channel: dict[str, dict[str, int]] = {}
-        for (channel, direction), count in list(self.bytes.items()):
-            bytes_by_channel.setdefault(channel, {})[direction] = count
-        return {
-            "migration": self.migration,
-            "source": self.source,
-            "destination": self.destination,
-            "phase": self.phase,
-            "elapsed": self.elapsed / 1e6,
-            "bytes": bytes_by_channel,
-            "throughput_mean": self.mean_throughput,
-            "machine": self.configuration.machine if self.configuration else None,
-            "capabilities": list(self.configuration.capabilities or ()) if self.configuration else [],
-            "uuid": self.configuration.uuid if self.configuration else None,
-            "page_size": self.page_size,
-            "page_size_from": self.page_size_from,
-            "ram": {
-                "total": self.ram_total,
-                "pages": self.pages,
-                "sections": self.ram_sections,
-                "sent": msgspec.to_builtins(self.counts),
-                "blocks": [msgspec.to_builtins(block) for block in self.largest_blocks()],
-            },
-            "multifd": self.channels.to_dict(),
-            "live_sections": dict(self.live_sections),
-            "passes": self.passes,
-            "iterations": [pass_dict(row) for row in self.all_passes()],
-            "devices": {
-                "count": self.devices,
-                "exact": self.exact_devices,
-                "bytes": self.device_bytes,
-                "largest": [device_dict(device) for device in sorted(self.largest_devices, reverse=True)],
-                "last": [device_dict(device) for device in list(self.last_devices)],
-            },
-            "switchover": in_seconds(self.switchover) if self.elapsed else None,
-            "downtime": None if downtime is None else {"seconds": downtime[0] / 1e6, "until": downtime[1]},
-            "tls": {
-                f"{channel} {direction}": msgspec.to_builtins(tls)
-                for (channel, direction), tls in list(self.tls.items())
-            },
-            "postcopy": self.postcopy,
-            "discarded_pages": self.discarded,
-            "page_faults": self.faults.to_dict(),
-            "recoveries": self.recovery.to_dict(),
-            "return_path": {
-                "messages": dict(self.messages),
-                "last": [
-                    {"time": message.time / 1e6, "name": message.name, "value": message.value}
-                    for message in list(self.last_messages)
-                ],
-            },
-            "findings": [msgspec.to_builtins(finding) for finding in list(self.findings)],
-            "findings_omitted": self.findings_omitted,
-            "drained": {
-                channel: {"offset": begun.offset, "bytes": self.drained_bytes(channel)}
-                for channel, begun in list(self.drained.items())
-            },
-            "ends": [msgspec.to_builtins(end) for end in list(self.ends)],
-            "verdict": None if self.verdict is None else msgspec.to_builtins(self.verdict),
-        }

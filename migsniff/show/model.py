@@ -4,8 +4,6 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Final
 
-import msgspec
-
 from migsniff.core.events import PageCounts
 
 SAMPLE_EVERY: Final = 50_000
@@ -115,33 +113,3 @@ def subtract(one: PageCounts, other: PageCounts) -> PageCounts:
         max(0, one.bytes - other.bytes),
         max(0, one.resent - other.resent),
     )
-
-
-def in_seconds(microseconds: int | None) -> float | None:
-    """For JSON."""
-    return None if microseconds is None else microseconds / 1e6
-
-
-def pass_dict(row: PassStats) -> dict[str, object]:
-    """A pass for JSON; times in seconds."""
-    return {
-        "iteration": row.iteration,
-        "began": in_seconds(row.began),
-        "duration": in_seconds(row.duration),
-        "pages": row.counts.pages,
-        **msgspec.to_builtins(row.counts),
-        "dirty_rate": row.dirty_rate,
-        "remaining": row.remaining,
-        "final": row.final,
-        "running": row.running,
-    }
-
-
-def device_dict(device: DeviceStats) -> dict[str, object]:
-    """A device for JSON; times in seconds."""
-    return {
-        "name": device.name,
-        "size": device.size,
-        "time": device.time / 1e6,
-        "since_previous": in_seconds(device.since),
-    }
