@@ -13,7 +13,7 @@ from migsniff.core.context import Context, SectionFacts
 from migsniff.core.description import Vmsd
 from migsniff.core.errors import StreamProblem
 from migsniff.core.events import BREATH, Event, Field
-from migsniff.core.vmdesc import Budget, Description, DeviceDescription, Walking, walk
+from migsniff.core.vmdesc import Budget, Description, DeviceDescription, Walking, images, walk
 from migsniff.core.wire import (
     MAX_ASSUMED,
     MAX_ASSUMED_DESCRIPTION,
@@ -75,7 +75,9 @@ class Assumptions:
                     device, variable[0] if variable else None, len(payload)
                 )
                 if problem is None and reached.end == len(payload):
-                    return Guess(reached.fields if fields else (), reached.undescribed, remembered)
+                    return Guess(
+                        reached.fields if fields else images(reached.fields), reached.undescribed, remembered
+                    )
         if doubtful is not None or not candidates:
             return doubtful
         return (yield from self.misfit(facts, payload, offset, candidates[0], known))
