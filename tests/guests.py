@@ -261,6 +261,9 @@ def s390x_loop() -> bytes:
 
 
 # Boot sectors, in 16 bits at 0x7c00, that do one thing to the hardware and halt.
+LOOPS = """
+    ebfe            jmp  .
+"""
 TAKES_FEATURES = """
     66b810280080    mov  eax, 0x80002810    ; PCI 00:05.0, BAR 0
     baf80c          mov  dx, 0xcf8

@@ -15,13 +15,13 @@ from migsniff.cli import main
 from migsniff.compare.rings import Ring, Virtqueues
 from migsniff.offline import survey
 from tests.checkpairs import ARCH
-from tests.guests import RING_ABOVE_4_GIB, aarch64_ring, riscv64_ring, sector
+from tests.guests import LOOPS, RING_ABOVE_4_GIB, aarch64_ring, riscv64_ring, sector
 from tests.loading import load, stream
 from tests.qemu import Migration, poll, require
 from tests.relays import Proxy
 
 pytestmark = pytest.mark.timeout(120)
-HALTS = sector("ebfe jmp .")
+LOOPING = sector(LOOPS)
 DISK = "-drive if=none,id=disk,file={folder}/disk,format=raw"
 BLK = f"{DISK} -device virtio-blk-pci,drive=disk,addr=5"
 SCSI = f"{DISK} -device virtio-scsi-pci,addr=5 -device scsi-hd,drive=disk"
@@ -40,7 +40,7 @@ class Guest(NamedTuple):
 
     @property
     def about(self) -> dict[str, Any]:
-        return {"arch": self.arch, "files": {"disk": HALTS}}
+        return {"arch": self.arch, "files": {"disk": LOOPING}}
 
     def sends(self) -> bytes:
         require(self.version, self.arch)
@@ -130,7 +130,7 @@ def test_memory_that_is_older_than_the_device(tmp_path: Path, capfd: pytest.Capt
     """Through the proxy, with all memory kept: the index in the guest's page is changed there."""
     require("7.2")
     with (
-        Migration("7.2", mem=32, args=f"-M pc-i440fx-7.2 {BLK}", files={"disk": HALTS}) as migration,
+        Migration("7.2", mem=32, args=f"-M pc-i440fx-7.2 {BLK}", files={"disk": LOOPING}) as migration,
         Proxy(tmp_path, migration.listen(), "--ram", "keep", "--descriptions", "none") as proxy,
     ):
         assert poll_used(migration)
@@ -157,10 +157,54 @@ def test_memory_that_is_older_than_the_device(tmp_path: Path, capfd: pytest.Capt
     kept.write_bytes(sent)
     (found,) = expert(capture, capfd)
     arguments = f"-M pc-i440fx-7.2 -m 32 {BLK}"
-    loads, lines = load("7.2", arguments, bytes(sent), files={"disk": HALTS})
+    loads, lines = load("7.2", arguments, bytes(sent), files={"disk": LOOPING})
     assert loads
     assert "delta 0xffff" in found["message"]
     assert said(lines) == [core(found["message"])]
+
+
+SHOWS = {"multifd": "multifd-sync", "postcopy-ram": "POSTCOPY_RUN"}
+"""What the log has of each."""
+
+
+@pytest.mark.parametrize("capability", SHOWS)
+def test_through_the_proxy(capability: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Memory that comes on other channels, or behind the devices."""
+    require("7.2")
+    with (
+        Migration(
+            "7.2", mem=32, args=f"-M pc-i440fx-7.2 {BLK}", files={"disk": LOOPING}, caps=[capability]
+        ) as migration,
+        Proxy(tmp_path, migration.listen(), "--ram", "keep", "--descriptions", "none") as proxy,
+    ):
+        assert poll_used(migration)
+        if capability == "postcopy-ram":
+            migration.source.execute("migrate-set-parameters", **{"max-bandwidth": 1_000_000})
+        migration.start(f"tcp:{proxy.where}")
+        if capability == "postcopy-ram":
+            migration.wait(until=["active"])
+            migration.source.execute("migrate-start-postcopy")
+        assert migration.wait().status == "completed"
+        proxy.verdicts()
+        proxy.stop()
+        capture = proxy.capture()
+        seen = {event.get("name", event["type"]) for event in proxy.events}
+    assert SHOWS[capability] in seen
+    against = ["check", str(capture), "--against", str(capture), "-T", "json", "--descriptions", "none"]
+    assert main(against) == 0
+    told = json.loads(capfd.readouterr().out)
+    assert told["findings"] == []
+    assert not any("virtqueues against" in words for words in told["not_compared"])
+    (ring,) = rings(capture)
+    kept = capture / "main.fwd"
+    sent = bytearray(kept.read_bytes())
+    sent[ring.offset : ring.offset + 2] = (ring.last_avail_idx + MOVED).to_bytes(2)
+    kept.write_bytes(sent)
+    (found,) = expert(capture, capfd)
+    assert core(found["message"]).endswith(
+        f"Guest index {ring.last_avail_idx:#x} inconsistent with Host index "
+        f"{ring.last_avail_idx + MOVED:#x}: delta 0xfffc"
+    )
 
 
 def poll_used(migration: Migration) -> bool:

@@ -69,7 +69,7 @@ class Virtqueues:
         self._blocks: dict[str, int] = {}
         self._cmos = b""
         self._states: dict[Key, VirtioState] = {}
-        self._count = 0
+        self._count = self._beyond = 0
 
     def show(self, migration: str, time: int, event: Event) -> None:
         """Take one event into account."""
@@ -91,9 +91,13 @@ class Virtqueues:
         queues = tuple(queue for queue in state.queues if queue.desc) if state is not None else ()
         if key in self._states:
             self._count -= len(self._states.pop(key).queues)
-        if state is not None and queues and self._count + len(queues) <= MAX_QUEUES:
-            self._count += len(queues)
-            self._states[key] = msgspec.structs.replace(state, queues=queues)
+        if state is None or not queues:
+            return
+        if self._count + len(queues) > MAX_QUEUES:
+            self._beyond += len(queues)
+            return
+        self._count += len(queues)
+        self._states[key] = msgspec.structs.replace(state, queues=queues)
 
     @property
     def any(self) -> bool:
@@ -120,6 +124,8 @@ class Virtqueues:
                 found.append(Ring(key, *what, state.order, avail, used))
             if why:
                 left.setdefault(why, []).append(f"{key[0]}/{key[1]}")
+        if self._beyond:
+            omitted.append(f"{several(self._beyond, 'ring')} beyond {MAX_QUEUES}")
         omitted += [f"{why}: {_few(devices)}" for why, devices in left.items()]
         return found
 
