@@ -10,6 +10,7 @@ import msgspec
 
 from migsniff.against import refuse_twice
 from migsniff.compare.checker import Checker, Local
+from migsniff.compare.rings import Virtqueues
 from migsniff.core.errors import CaptureError, UsageError
 from migsniff.core.events import (
     DescriptionFound,
@@ -22,13 +23,19 @@ from migsniff.core.events import (
 from migsniff.destination import NOT_A_STREAM, read_destination
 from migsniff.expert.framing import called
 from migsniff.offline import survey_asked
+from migsniff.rings import ring_findings
 from migsniff.show.findings import dump
 from migsniff.show.words import escape, name, several
 
 LOADS, FAILS = 0, 1
 MAX_FINDINGS: Final = 10_000
-OF_HEADERS: Final = ("check-section-unknown", "check-section-maybe", "check-version", "check-version-old")
-"""Of a section's header alone, which is told once."""
+RINGS: Final = "virtqueue-no-address"
+"""What the expert's rules tell of a device, and a destination too."""
+TOLD_ONCE: Final = (
+    *("check-section-unknown", "check-section-maybe", "check-version", "check-version-old"),
+    RINGS,
+)
+"""Of a section's header alone, or of what no description changes."""
 
 
 class Check:
@@ -36,6 +43,8 @@ class Check:
 
     def __init__(self, destination: Local) -> None:
         self.checker = Checker(destination)
+        self.queues = Virtqueues()
+        self.omitted: list[str] = []
         self.found: dict[str, list[Finding]] = {}
         self.count = self.beyond = 0
         self.events = 0
@@ -45,6 +54,7 @@ class Check:
     def show(self, migration: str, time: int, event: Event) -> None:
         """Take one event into account."""
         self.events += not isinstance(event, Verdict | Finding)
+        self.queues.show(migration, time, event)
         match event:
             case Verdict():
                 self.verdict = event
@@ -52,14 +62,20 @@ class Check:
                 self.described = True
             case Undecodable():
                 self.undecodable = True
+            case Finding() if event.code == RINGS:
+                self.take(event)
             case DeviceSection(provisional=False):
                 self._forget(called(event))
         for finding in self.checker.see(event):
-            if self.count < MAX_FINDINGS:
-                self.count += 1
-                self.found.setdefault(finding.section, []).append(finding)
-            else:
-                self.beyond += 1
+            self.take(finding)
+
+    def take(self, finding: Finding) -> None:
+        """One more, unless they are too many."""
+        if self.count < MAX_FINDINGS:
+            self.count += 1
+            self.found.setdefault(finding.section, []).append(finding)
+        else:
+            self.beyond += 1
 
     def close(self) -> None:
         """Nothing is pending."""
@@ -76,7 +92,7 @@ class Check:
     def _forget(self, section: str) -> None:
         """What was told of a section before its own description had come."""
         if before := self.found.get(section):
-            kept = [one for one in before if one.code in OF_HEADERS]
+            kept = [one for one in before if one.code in TOLD_ONCE]
             self.count -= len(before) - len(kept)
             self.found[section] = kept
 
@@ -97,6 +113,8 @@ def check(options: argparse.Namespace) -> int:
         if one.verdict is None or one.verdict.outcome in NOT_A_STREAM:
             told = one.verdict.message if one.verdict else "nothing in it"
             raise CaptureError(f"{options.file}: {escape(told)}")
+        for _, finding in ring_findings(options, migration, one.queues, one.omitted):
+            one.take(finding)
         findings = one.findings()
         worst = max(worst, FAILS if any(each.severity == "error" for each in findings) else LOADS)
         if options.format == "json":
@@ -150,7 +168,7 @@ def render(migration: str, one: Check, findings: list[Finding], out: Callable[[s
 
 def not_compared(one: Check) -> list[str]:
     """What nobody looked at, in words."""
-    words = one.checker.omitted.words(one.checker.destination)
+    words = one.checker.omitted.words(one.checker.destination) + one.omitted
     if one.verdict is not None and not one.verdict.ok and not one.whole:
         words.append(f"what is not in the stream, or behind what cannot be read: {one.verdict.message}")
     return words

@@ -3,22 +3,28 @@
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 
 from migsniff.against import asked_destination
+from migsniff.compare.rings import Virtqueues
 from migsniff.offline import survey_asked
+from migsniff.pipeline import Sink
+from migsniff.rings import ring_findings
 from migsniff.show.findings import Findings, render, to_dict
 
 
 def findings(options: argparse.Namespace) -> int:
     """Print the findings of each migration; returns the exit code."""
-    found: dict[str, Findings] = {}
+    found: dict[str, tuple[Findings, Virtqueues]] = {}
 
-    def begin(migration: str) -> list[Findings]:
-        found[migration] = Findings(options.severity)
-        return [found[migration]]
+    def begin(migration: str) -> Sequence[Sink]:
+        found[migration] = Findings(options.severity), Virtqueues()
+        return found[migration]
 
     def done(migration: str) -> None:
-        one = found.pop(migration)
+        one, queues = found.pop(migration)
+        for time, finding in ring_findings(options, migration, queues, []):
+            one.show(migration, time, finding)
         if options.format == "json":
             json.dump(to_dict(migration, one), sys.stdout, indent=2)
             print()

@@ -1,8 +1,9 @@
 """Packet captures: each migration in one is decoded on its own, as the proxy does with those that pass it."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
+from migsniff.core.arrivals import Arrival
 from migsniff.core.errors import CaptureError
 from migsniff.feed.flow import Migration
 from migsniff.feed.pcap import PcapSource
@@ -39,6 +40,17 @@ def decode_packets(source: PcapSource, begin: Begin, done: Callable[[Pipeline], 
         print(f"migsniff: {damage}", file=sys.stderr)
         code = max(1, code)
     return code
+
+
+def arrivals_of(source: PcapSource, pipeline: Pipeline) -> Iterator[Arrival]:
+    """What belongs to the pipeline's migration alone. Raises CaptureError."""
+    for migration, arrival in source.found():
+        if migration.name != pipeline.migration:
+            continue
+        if arrival is None:
+            return
+        migration.resumable = _resumable(pipeline)
+        yield arrival
 
 
 def _resumable(pipeline: Pipeline) -> Callable[[], bool]:

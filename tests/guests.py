@@ -177,6 +177,41 @@ def x86_64_registers() -> bytes:
     return bytes(image)
 
 
+def aarch64_ring(page: int) -> bytes:
+    """For board virt: queue 0 of the first virtio device, of 8 descriptors, is at a page of memory."""
+    return _words(
+        0xD2A14001,  # movz x1, #0xa00, lsl #16
+        0xF287C001,  # movk x1, #0x3e00: the last of the places for devices
+        0x52820000,  # movz w0, #4096
+        0xB9002820,  # str w0, [x1, #0x28]: the size of a page
+        0xB900303F,  # str wzr, [x1, #0x30]: which queue
+        0x52800102,  # movz w2, #8
+        0xB9003822,  # str w2, [x1, #0x38]: its size
+        0xB9003C20,  # str w0, [x1, #0x3c]: its alignment
+        0x52A00003 | (page >> 16) << 5,  # movz w3, #page, lsl #16
+        0x72800003 | (page & 0xFFFF) << 5,  # movk w3, #page
+        0xB9004023,  # str w3, [x1, #0x40]: its page
+        0x14000000,  # b .
+    )
+
+
+def riscv64_ring(page: int) -> bytes:
+    """The same for RISC-V, loaded at 0x80000000."""
+
+    def stored(register: int, at: int) -> int:  # sw xN, at(x1)
+        return (at >> 5) << 25 | register << 20 | 1 << 15 | 2 << 12 | (at & 31) << 7 | 0x23
+
+    return _words(
+        0x100080B7,  # lui x1, 0x10008: the last of the places for devices
+        0x00001137,  # lui x2, 1
+        0x00800193,  # addi x3, x0, 8
+        (page >> 12) << 12 | 0x237,  # lui x4, page
+        (page & 0xFFF) << 20 | 0x20213,  # addi x4, x4, page
+        *(stored(*each) for each in ((2, 0x28), (0, 0x30), (3, 0x38), (2, 0x3C), (4, 0x40))),
+        0x0000006F,  # j .
+    )
+
+
 def riscv64_registers() -> bytes:
     """The same for RISC-V, loaded at 0x80000000; mscratch, mepc and mtvec have what is in x5, x4 and x8."""
     return _words(
@@ -226,6 +261,9 @@ def s390x_loop() -> bytes:
 
 
 # Boot sectors, in 16 bits at 0x7c00, that do one thing to the hardware and halt.
+LOOPS = """
+    ebfe            jmp  .
+"""
 TAKES_FEATURES = """
     66b810280080    mov  eax, 0x80002810    ; PCI 00:05.0, BAR 0
     baf80c          mov  dx, 0xcf8
@@ -238,6 +276,20 @@ TAKES_FEATURES = """
     6625ffffffbf    and  eax, 0xbfffffff    ; but the bit of a driver that took it for its own
     83c204          add  dx, 4
     66ef            out  dx, eax            ; what the guest takes
+    f4              hlt
+    ebfd            jmp  .-1
+"""
+RING_ABOVE_4_GIB = """
+    66b810280080    mov  eax, 0x80002810    ; PCI 00:05.0, BAR 0
+    baf80c          mov  dx, 0xcf8
+    66ef            out  dx, eax
+    b2fc            mov  dl, 0xfc
+    66ed            in   eax, dx
+    24fc            and  al, 0xfc           ; I/O ports
+    89c2            mov  dx, ax
+    83c208          add  dx, 8
+    66b800001000    mov  eax, 0x100000      ; the page of queue 0
+    66ef            out  dx, eax
     f4              hlt
     ebfd            jmp  .-1
 """

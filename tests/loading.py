@@ -4,7 +4,7 @@ import contextlib
 import shlex
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from migsniff.qemu import Qemu, QmpError
 from tests.checkpairs import ARCH
@@ -12,13 +12,22 @@ from tests.qemu import Folder
 
 
 class Side:
-    """A QEMU in a folder of its own."""
+    """A QEMU in a folder of its own, with these `files`, which its arguments call {folder}/NAME."""
 
     def __init__(
-        self, version: str, arguments: str, *options: str, arch: str = ARCH, disk: bytes = b""
+        self,
+        version: str,
+        arguments: str,
+        *options: str,
+        arch: str = ARCH,
+        disk: bytes = b"",
+        files: Mapping[str, bytes] | None = None,
     ) -> None:
         self.folder = Folder(version)
         try:
+            for name, content in (files or {}).items():
+                (self.folder.path / name).write_bytes(content)
+            arguments = arguments.replace("{folder}", str(self.folder.inside))
             words = ["-m", "64", *shlex.split(arguments), *options]
             if disk:
                 (self.folder.path / "disk").write_bytes(disk)
@@ -57,9 +66,10 @@ def stream(
     arch: str = ARCH,
     capabilities: Sequence[str] = (),
     disk: bytes = b"",
+    files: Mapping[str, bytes] | None = None,
 ) -> bytes:
     """What this QEMU migrates, after `runs` seconds of its firmware, or of what it boots from a disk."""
-    side = Side(version, arguments, *([] if runs else ["-S"]), arch=arch, disk=disk)
+    side = Side(version, arguments, *([] if runs else ["-S"]), arch=arch, disk=disk, files=files)
     try:
         time.sleep(runs)
         states = [{"capability": each, "state": True} for each in capabilities]
@@ -73,10 +83,16 @@ def stream(
 
 
 def load(
-    version: str, arguments: str, data: bytes, *, arch: str = ARCH, disk: bytes = b""
+    version: str,
+    arguments: str,
+    data: bytes,
+    *,
+    arch: str = ARCH,
+    disk: bytes = b"",
+    files: Mapping[str, bytes] | None = None,
 ) -> tuple[bool, list[str]]:
     """Whether this QEMU loads a stream, and what it says."""
-    side = Side(version, arguments, "-S", "-incoming", "defer", arch=arch, disk=disk)
+    side = Side(version, arguments, "-S", "-incoming", "defer", arch=arch, disk=disk, files=files)
     try:
         (side.folder.path / "stream").write_bytes(data)
         with contextlib.suppress(QmpError, OSError):  # it may be gone before it answers

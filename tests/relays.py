@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
@@ -71,6 +72,33 @@ class Recorder:
                 for side in (reader, writer):
                     with contextlib.suppress(OSError):
                         side.shutdown(socket.SHUT_RDWR)
+
+
+class Changer:
+    """A relay for a source without a return path: what it sent goes on when it has ended, changed."""
+
+    def __init__(self, forward: str, change: Callable[[bytes], bytes]) -> None:
+        self._target = forward
+        self._change = change
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.where = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._relay, daemon=True).start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.close()
+
+    def _relay(self) -> None:
+        source, _ = self._listener.accept()
+        with source, source.makefile("rb") as sent:
+            data = self._change(sent.read())
+        host, port = self._target.rsplit(":", 1)
+        with socket.create_connection((host, int(port))) as destination, contextlib.suppress(OSError):
+            destination.sendall(data)
+            destination.shutdown(socket.SHUT_WR)
+            destination.recv(1)
 
 
 class Proxy:

@@ -322,7 +322,7 @@ def plain(event: DeviceSection) -> list[str]:
     return [
         name
         for name in event.__struct_fields__
-        if name not in ("assumed", "assumed_from", "cut", "fields", "undescribed")
+        if name not in ("assumed", "assumed_from", "cut", "fields", "image", "undescribed")
     ]
 
 

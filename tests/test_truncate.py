@@ -51,7 +51,7 @@ def places(stream: Stream) -> list[int]:
 
 
 def records(events: list[Event]) -> list[Event]:
-    """Without what the end brings: also a section or pass without end, and what multifd channels had begun."""
+    """Without what the end brings: sections and passes without end, and what multifd channels had begun."""
     ends = [number for number, event in enumerate(events) if isinstance(event, DirectionEnded)]
     kinds = DirectionEnded | LoosePages | Opaque | TlsEnded | Verdict
     found = [event for event in events if not isinstance(event, kinds) and not getattr(event, "cut", False)]

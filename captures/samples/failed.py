@@ -26,7 +26,7 @@ from captures.samples.failures import FAILURES, Failure
 from captures.samples.make import HERE, decode, keep
 from migsniff.qemu import QmpError
 from tests.qemu import Migration, missing
-from tests.relays import Proxy
+from tests.relays import Changer, Proxy
 
 FOLDER: Final = "failed"
 EXPECTED: Final = "expected.json"
@@ -61,13 +61,17 @@ def _failed(work: Path, sample: Path, failure: Failure) -> bytes:
             failure.source, destination_version=failure.destination, arch=failure.arch, **failure.guest
         ) as migration,
         Proxy(work / "failed", migration.listen(), "--descriptions", "none") as proxy,
+        contextlib.ExitStack() as stack,
     ):
         time.sleep(failure.settle)
         versions = {
             side.name: side.execute("query-version")["qemu"]
             for side in (migration.source, migration.destination)
         }
-        migration.start(f"tcp:{proxy.where}")
+        where = proxy.where
+        if failure.change is not None:
+            where = stack.enter_context(Changer(where, failure.change)).where
+        migration.start(f"tcp:{where}")
         source = None
         with contextlib.suppress(QmpError):  # one that has been killed
             if failure.meanwhile:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import IO, Final
 
 import msgspec
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from migsniff.compare.inventory import Inventory
@@ -59,7 +60,7 @@ class Side:
         elif isinstance(event, MultifdPacket) and event.method != "none":
             self.methods.add(event.method)
         if isinstance(event, DeviceSection):
-            self.inventory.show(migration, time, replace(event, fields=()))
+            self.inventory.show(migration, time, replace(event, fields=(), image=UNSET))
             if (event.idstr, event.instance_id) in self.inventory.sections:
                 self._keep(event)
         else:
@@ -84,6 +85,7 @@ class Side:
     def _keep(self, event: DeviceSection) -> None:
         """Write a section into the file: over what was said of it before, if it fits there."""
         key = event.idstr, event.instance_id
+        event = replace(event, image=UNSET)  # it is one of the fields
         try:
             packed = msgspec.msgpack.encode(event)
         except UnicodeEncodeError:  # what a stream calls its fields

@@ -14,7 +14,7 @@ from migsniff.core.context import Context, SectionFacts
 from migsniff.core.description import Description, DeviceDescription, Vmsd
 from migsniff.core.errors import StreamProblem
 from migsniff.core.events import BREATH, Event, Field
-from migsniff.core.vmdesc import Walking, walk
+from migsniff.core.vmdesc import Walking, images, walk
 from migsniff.core.wire import (
     MAX_ASSUMED,
     MAX_ASSUMED_DESCRIPTION,
@@ -76,7 +76,9 @@ class Assumptions:
                     device, variable[0] if variable else None, len(payload)
                 )
                 if problem is None and reached.end == len(payload):
-                    return Guess(reached.fields if fields else (), reached.undescribed, remembered)
+                    return Guess(
+                        reached.fields if fields else images(reached.fields), reached.undescribed, remembered
+                    )
         if doubtful is not None or not candidates:
             return doubtful
         return (yield from self.misfit(facts, payload, offset, candidates[0], known))

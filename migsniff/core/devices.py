@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from msgspec import UNSET, UnsetType
+
 from migsniff.core.arrivals import Data, Remembered
 from migsniff.core.assumed import Assumptions, Guess
 from migsniff.core.budget import Budget
@@ -24,7 +26,7 @@ from migsniff.core.events import (
     problem_finding,
 )
 from migsniff.core.sectionend import FOOTER_SIZE, parse_header, search_end
-from migsniff.core.vmdesc import UNNAMED, Walking, opaque, walk
+from migsniff.core.vmdesc import UNNAMED, Walking, images, opaque, walk
 from migsniff.core.wire import MAX_DEVICE_STATE, MAX_DEVICE_STATE_PROCESS, MAX_ITEM_HEADER, U32
 
 
@@ -79,6 +81,7 @@ class DeviceStates:
         footer = FOOTER_SIZE if self.context.footers else 0
         size = len(header) + length + footer
         fields: tuple[Field, ...] = ()
+        image: Field | UnsetType = UNSET
         guess: Guess | StreamProblem | None = None
         if length == len(payload):
             tail = b"\x7e" + U32.pack(facts.section_id) if footer else b""
@@ -87,7 +90,8 @@ class DeviceStates:
                 facts, payload, start + len(header), fields=self.context.want_fields
             )
             if isinstance(guess, Guess):
-                fields = guess.fields
+                image = next(iter(images(guess.fields)), UNSET)
+                fields = guess.fields if self.context.want_fields else ()
                 if self.runs:
                     self.runs[-1].assumed[start - self.runs[-1].offset] = guess.remembered
             elif self.context.want_fields and payload:
@@ -107,6 +111,7 @@ class DeviceStates:
             footer=bool(footer),
             provisional=True,
             fields=fields,
+            image=image,
             **_assumed(guess),
         )
         if isinstance(guess, StreamProblem):
@@ -198,7 +203,10 @@ class DeviceStates:
                 rest = opaque(data, explained, stop, run.offset + explained) if explained < stop else None
                 if device is not None and explained != stop and problem is None:
                     problem = _not_described(facts, run.offset + explained, run.offset + stop, rest)
-                if rest is not None and self.context.want_fields:
+                image = next(iter(images(fields)), UNSET)
+                if not self.context.want_fields:
+                    fields = ()
+                elif rest is not None:
                     fields = (*fields, rest)
                 yield DeviceSection(
                     channel=self.channel,
@@ -214,6 +222,7 @@ class DeviceStates:
                     provisional=False,
                     described=device is not None,
                     fields=fields,
+                    image=image,
                     undescribed=undescribed[1] + max(0, stop - explained),
                     corrects=provisional[1] - at if provisional and provisional[1] != end else None,
                 )

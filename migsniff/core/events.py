@@ -260,6 +260,8 @@ class DeviceSection(Section, frozen=True, tag="device", kw_only=True):
     exactly, when the description has arrived. `fields` are filled in only for whoever asked for them.
     `corrects`: the provisional size was wrong, this was it. `assumed`: it is read by a description that is
     not this stream's own but leads to its end; `assumed_from` says where from. `cut`: the stream ends in it.
+    `image`: the field, if there is one, that has a layout of its own (virtio's), for whoever looks inside
+    without having asked for fields; not part of the JSON output.
     """
 
     provisional: bool
@@ -270,6 +272,7 @@ class DeviceSection(Section, frozen=True, tag="device", kw_only=True):
     assumed: bool = False
     assumed_from: str = ""
     cut: bool = False
+    image: Field | msgspec.UnsetType = msgspec.UNSET
 
 
 class CommandSent(Event, frozen=True, tag="command", kw_only=True):
@@ -522,5 +525,6 @@ UNLISTED: Final = (RamPages, Blocked, TcpInfo)
 def record(migration: str, time: int, event: Event) -> dict[str, object]:
     """The JSON object of one event: the migration's id, `time` in seconds, and the event's own fields."""
     fields = msgspec.to_builtins(event, builtin_types=(bytes,))
-    fields.pop("text", None)
+    for unlisted in ("text", "image"):
+        fields.pop(unlisted, None)
     return {"migration": migration, "time": time / 1e6, **fields}

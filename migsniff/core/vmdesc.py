@@ -33,6 +33,8 @@ from migsniff.core.wire import MAX_FIELDS, U32, ItemType
 NULL_POINTER: Final = b"0"  # VMS_NULLPTR_MARKER, include/migration/vmstate.h
 UNNAMED: Final = "undescribed"
 BREATHS: Final = 256  # fields, about a millisecond of a walk, between one BREATH and the next
+IMAGE: Final = "virtio"
+"""The type of a field with a layout of its own, which is handed out whether fields are wanted or not."""
 PIECE: Final = 2048  # elements of an array, which take as long
 
 T = TypeVar("T")
@@ -43,6 +45,7 @@ Walking = Generator[Event, None, T]
 class Walk(msgspec.Struct, frozen=True):
     """Where a description leads: `end` is the index behind the last byte that it explains.
 
+    `fields` are there if they were wanted, else those alone that are images.
     `undescribed`: bytes before `end` that it gives a size but no meaning (Fields of type "opaque").
     """
 
@@ -50,6 +53,11 @@ class Walk(msgspec.Struct, frozen=True):
     fields: tuple[Field, ...]
     problem: StreamProblem | None
     undescribed: int
+
+
+def images(fields: tuple[Field, ...]) -> tuple[Field, ...]:
+    """Those of IMAGE."""
+    return tuple(field for field in fields if field.type == IMAGE)
 
 
 def walk(
@@ -156,7 +164,7 @@ class Walker:
         """A field that holds no others, or an array of such, still without their values."""
         start = self.at
         self.at = self.end(field, limit)
-        if self.fields:
+        if self.fields or field.type == IMAGE:
             raw = bytes(self.data[start : self.at])
             decode = field_type.get(field.type) if field.array_len is None else None
             found.append(

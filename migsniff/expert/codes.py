@@ -73,6 +73,20 @@ CODES: Final[dict[str, Code]] = {
         "{pages} of {block} came behind the state of {device}, which was sent at {at:#x} and does not know "
         'of them: the destination may say "VQ 0 size ... Guest index ... inconsistent with Host index ..."',
     ),
+    # ------------------------------------------------------------ virtqueues.py, and compare/rings.py
+    "virtqueue-no-address": Code("error", "VQ {index} address 0x0 inconsistent with Host index {host:#x}"),
+    "virtqueue-index": Code(
+        "warn",
+        "VQ {index} size {entries:#x} Guest index {guest:#x} inconsistent with Host index {host:#x}: delta "
+        "{delta:#x}: the guest's stands at {place:#x} of {block}, whose page came last at offset {came}, and "
+        "the device's state at {at}; QEMU 7.2 and newer load it, but the device is broken until its driver "
+        "resets it; QEMU 2.11 refused it",
+    ),
+    "virtqueue-in-flight": Code(
+        "error",
+        "VQ {index} size {entries:#x} < last_avail_idx {host:#x} - used_idx {guest:#x}: the used index is "
+        "at {place:#x} of {block}, whose page came last at offset {came}, and the device's state at {at}",
+    ),
     # ------------------------------------------------------------ inventory.py
     "refused-early": Code(
         "error",

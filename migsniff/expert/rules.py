@@ -11,6 +11,8 @@ called for them but where it may find something.
 from collections.abc import Callable, Iterable, Iterator
 from typing import ClassVar, Final, NamedTuple
 
+from msgspec import UNSET
+
 from migsniff.core.events import (
     CommandSent,
     Configuration,
@@ -110,11 +112,12 @@ class Past:
         elif isinstance(event, DeviceSection):
             if not event.provisional:  # it is told once more, now that its description has come
                 self.described |= event.described
-                return not event.described
+                return not event.described or event.image is not UNSET
             self.section = self.last_device = event
             self._began(event)
             if self.device is None and self.parts > 1:
                 self.device = event
+            return event.image is not UNSET
         return False
 
     def see(self, event: Event) -> None:
@@ -145,7 +148,7 @@ class Rule:
     """Watches the events of one migration. `watches` are the exact types that `see` is called with.
 
     Those that are frequent are seen where they matter: RamSection behind the first device, DeviceSection if
-    the description leaves it out, MultifdPacket and CommandSent never: see `past`.
+    the description leaves it out or it has an image, MultifdPacket and CommandSent never: see `past`.
     """
 
     watches: ClassVar[tuple[type[Event], ...]] = ()

@@ -1,5 +1,5 @@
 """All modules with rules: importing this one registers them."""
 
-from migsniff.expert import convergence, framing, inventory, silence, speed, tls, transport
+from migsniff.expert import convergence, framing, inventory, silence, speed, tls, transport, virtqueues
 
-__all__ = ["convergence", "framing", "inventory", "silence", "speed", "tls", "transport"]
+__all__ = ["convergence", "framing", "inventory", "silence", "speed", "tls", "transport", "virtqueues"]

@@ -81,6 +81,8 @@ def object_text(migration: str, time: int, event: Event) -> str:
         return json.dumps(_plain(record(migration, time, event)), separators=(",", ":")).replace(
             "\x7f", "\\u007f"
         )
+    if isinstance(event, DeviceSection):
+        event = msgspec.structs.replace(event, image=msgspec.UNSET)
     try:
         fields = _encode(event).decode()
     except UnicodeEncodeError:

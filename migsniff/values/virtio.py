@@ -22,12 +22,14 @@ from migsniff.values.virtiotransports import TRANSPORTS, Transport, no_vector
 MAX_QUEUES: Final = 1024  # VIRTIO_QUEUE_MAX
 MAX_QUEUE_SIZE: Final = 32768  # of the specification; QEMU's own limit is 1024
 PAGE: Final = 4096
+IMAGE: Final = "virtio"
 
 
 class VirtioQueue(msgspec.Struct, frozen=True):
     """One queue: `size` descriptors; where its parts are in guest memory, 0 if it is not set up.
 
-    `used_idx` is sent for packed queues only. `offset`: where its record is in the stream.
+    `used_idx` is sent for packed queues only. In the stream, `offset` is where its record is, `index_offset`
+    where that has last_avail_idx.
     """
 
     index: int
@@ -38,12 +40,14 @@ class VirtioQueue(msgspec.Struct, frozen=True):
     last_avail_idx: int
     used_idx: int | None
     offset: int
+    index_offset: int
 
 
 class VirtioState(msgspec.Struct, frozen=True):
     """What any virtio device has. `features` are those that the guest took, all 64 bits (or 128).
 
-    The offsets are in the stream: of the status byte, and of the word, or the subsection, with the features.
+    `order` is the byte order of its rings and its configuration space. The offsets are in the stream: of the
+    status byte, and of the word, or the subsection, with the features.
     """
 
     transport: str
@@ -51,6 +55,7 @@ class VirtioState(msgspec.Struct, frozen=True):
     isr: int
     queue_sel: int
     features: int
+    order: Order
     queues: tuple[VirtioQueue, ...]
     broken: bool
     started: bool
@@ -59,7 +64,7 @@ class VirtioState(msgspec.Struct, frozen=True):
     features_offset: int
 
 
-@TYPES("virtio", source="hw/virtio/virtio.c")
+@TYPES(IMAGE, source="hw/virtio/virtio.c")
 def virtio_blob(field: Field, place: Place) -> Field:
     """All that virtio_save wrote."""
     if field.children or (read := _read(field, place.device, place.machine)) is None:
@@ -70,16 +75,19 @@ def virtio_blob(field: Field, place: Place) -> Field:
 
 def virtio_state(section: DeviceSection, machine: str = "") -> VirtioState | None:
     """The virtio part of a device's state; None if it has none, or that is not as it should be."""
-    read = virtio_image(section, machine)
+    field = section.image if isinstance(section.image, Field) else _image_in(section.fields)
+    read = _read(field, section.idstr.rpartition("/")[2], machine) if field is not None else None
     return None if read is None else read[1]
 
 
 def virtio_image(section: DeviceSection, machine: str = "") -> tuple[tuple[Field, ...], VirtioState] | None:
     """The same, behind the fields that virtio_save wrote."""
-    for field in section.fields:
-        if field.type == "virtio":
-            return _read(field, section.idstr.rpartition("/")[2], machine)
-    return None
+    field = _image_in(section.fields)
+    return None if field is None else _read(field, section.idstr.rpartition("/")[2], machine)
+
+
+def _image_in(fields: tuple[Field, ...]) -> Field | None:
+    return next((field for field in fields if field.type == IMAGE), None)
 
 
 def _read(field: Field, device: str, machine: str) -> tuple[tuple[Field, ...], VirtioState] | None:
@@ -115,14 +123,16 @@ def _read_behind(image: Image, transport: Transport, device: str, machine: str) 
     if rings.features is not None:
         features, features_offset = rings.features, image.offset + rings.features_at
     features |= rings.features_high << 64
-    _insert_config(image, config_place, config, length, device, _order(features, rings, transport, machine))
+    order = _order(features, rings, transport, machine)
+    _insert_config(image, config_place, config, length, device, order)
     return VirtioState(
         transport.name,
         status,
         isr,
         queue_sel,
         features,
-        tuple(_queues(records, rings, image.offset)),
+        order,
+        tuple(_queues(records, rings, features, image.offset)),
         rings.flags.get("virtio/broken", False),
         rings.flags.get("virtio/started", False),
         rings.flags.get("virtio/disabled", False),
@@ -138,6 +148,7 @@ class _Record(msgspec.Struct, frozen=True):
     size: int
     align: int
     desc: int
+    index_at: int
     last_avail_idx: int
 
 
@@ -146,6 +157,7 @@ def _read_queue(image: Image, transport: Transport, index: int) -> _Record:
     size = image.number("size", 4)
     align = image.number("align", 4) if transport.has_align else PAGE
     desc = image.number("desc", 8)
+    index_at = image.at
     last_avail_idx = image.number("last_avail_idx", 2)
     if transport.has_vector(image):
         image.number("vector", 2, words=no_vector)
@@ -153,13 +165,13 @@ def _read_queue(image: Image, transport: Transport, index: int) -> _Record:
         raise Short
     words = f"{size} descriptors at {desc:#x}" if desc else f"{size} descriptors, not set up"
     image.group("queue", "virtqueue", start, first, index=index, meaning=words)
-    return _Record(start, size, align, desc, last_avail_idx)
+    return _Record(start, size, align, desc, index_at, last_avail_idx)
 
 
-def _queues(records: list[_Record], rings: QueueRings, offset: int) -> Iterator[VirtioQueue]:
+def _queues(records: list[_Record], rings: QueueRings, features: int, offset: int) -> Iterator[VirtioQueue]:
     for index, record in enumerate(records):
         avail = used = 0
-        if rings.addresses is not None:
+        if rings.addresses is not None and features >> VERSION_1 & 1:
             avail, used = rings.addresses[index]
         elif record.desc and record.align:
             # a legacy device's rings stand one behind the other (virtio 1.2, 2.7.2)
@@ -169,7 +181,15 @@ def _queues(records: list[_Record], rings: QueueRings, offset: int) -> Iterator[
         if rings.packed is not None:
             last_avail_idx, used_idx = rings.packed[index]
         yield VirtioQueue(
-            index, record.size, record.desc, avail, used, last_avail_idx, used_idx, offset + record.at
+            index,
+            record.size,
+            record.desc,
+            avail,
+            used,
+            last_avail_idx,
+            used_idx,
+            offset + record.at,
+            offset + record.index_at,
         )
 
 
@@ -192,7 +212,13 @@ def _order(features: int, rings: QueueRings, transport: Transport, machine: str)
     return "big" if transport.name == "ccw" or machine.startswith(("pseries", "s390-")) else "little"
 
 
-VERSION_1: Final = next(bit for bit, name in virtio.FEATURES[""].items() if name == "VIRTIO_F_VERSION_1")
+def _bit(feature: str) -> int:
+    return next(bit for bit, name in virtio.FEATURES[""].items() if name == feature)
+
+
+VERSION_1: Final = _bit("VIRTIO_F_VERSION_1")
+ACCESS_PLATFORM: Final = _bit("VIRTIO_F_ACCESS_PLATFORM")
+RING_PACKED: Final = _bit("VIRTIO_F_RING_PACKED")
 BIG_ENDIAN: Final = 2  # VIRTIO_DEVICE_ENDIAN_BIG, include/hw/virtio/virtio.h
 
 
