@@ -173,6 +173,12 @@ PASSES: dict[str, tuple[list[bytes], list[tuple[int, bool]]]] = {
         [ram_part(RAM0), ram_part(RAM0), ram_part(RAM0), ram_end()],
         [(1, False)] * 3 + [(0, True)],
     ),
+    "again and again in one part: QEMU looks for dirty pages between sections only": (
+        [ram_part(RAM0, *([Z[5], Z[2], Z[5], Z[2], Z[2]] * 400)), ram_part(Z[3], Z[1]), ram_end()],
+        [(2, False), (2000, False), (1, False), (0, True)],
+    ),
+    "again and again in the END": ([ram_part(RAM0), ram_end(*[Z[3]] * 1500)], [(1, False), (1500, True)]),
+    "again and again in an END that is all": ([ram_end(RAM0, *[Z[3]] * 1500)], [(1501, True)]),
     "on to the next block": ([ram_part(RAM0, Z[5], ROM0, Z[1]), ram_end()], [(4, False), (0, True)]),
     "back to the block before": (
         [ram_part(ROM0, Z[1], RAM0, Z[5]), ram_end()],

@@ -37,7 +37,7 @@ def htab(queue: ByteQueue, kind: ItemType) -> Reading:
         return f"a table of 2^{header} bytes"
     entries = cleared = 0
     while True:
-        queue.mark = queue.at
+        yield from queue.record()
         index = yield from queue.u32()
         valid = yield from queue.u16()
         invalid = yield from queue.u16()
@@ -53,7 +53,7 @@ def storage_attributes(queue: ByteQueue, kind: ItemType) -> Reading:
     """Words of flags and address; MORE brings a byte for each page."""
     pages = 0
     while True:
-        queue.mark = queue.at
+        yield from queue.record()
         flags = (yield from queue.u64()) & 0xFFF
         if flags == CmmaFlag.EOS:
             return f"of {pages} pages"
@@ -71,7 +71,7 @@ def block_migration(queue: ByteQueue, kind: ItemType) -> Reading:
     chunks: dict[str, int] = {}
     progress: list[str] = []
     while True:
-        queue.mark = queue.at
+        yield from queue.record()
         word = yield from queue.u64()
         flags = word & 0x1FF
         if flags == BlockFlag.EOS:
@@ -93,7 +93,7 @@ def dirty_bitmap(queue: ByteQueue, kind: ItemType) -> Reading:
     chunks: dict[str, int] = {}
     names: dict[DirtyBitmapFlag, str] = {}  # sent when they change, which may be in an earlier section
     while True:
-        queue.mark = queue.at
+        yield from queue.record()
         flags = yield from queue.u8()
         if flags & DirtyBitmapFlag.EXTRA_FLAGS:
             raise StreamProblem("live-flags", what="dirty bitmap", flags=flags)
@@ -124,7 +124,7 @@ def vfio(queue: ByteQueue, kind: ItemType) -> Reading:
     """Tags, each with its data; device memory is contents. A device's configuration has no known length."""
     state = 0
     while True:
-        queue.mark = queue.at
+        yield from queue.record()
         tag = yield from queue.u64()
         if tag in (VfioTag.END_OF_STATE, VfioTag.DEV_INIT_DATA_SENT, VfioTag.DEV_CONFIG_LOAD_READY):
             return f"{state} bytes of device state"

@@ -45,6 +45,8 @@ class GuestMemory:
         self.count_passes = True  # until postcopy, where pages come as they are asked for
         # False once compressed or multifd pages came, whose threads finish out of order, and in END
         self.ordered = True
+        # QEMU looks for dirty pages between sections, and its scan goes around once in one at most
+        self.may_end = True  # a pass, in this section of ram
         self.position = (-1, -1)  # block index and page of the last page record
         self.pass_tallies: Tallies = {}
         self.records = 0
@@ -161,8 +163,11 @@ class GuestMemory:
                 block.segments[number] = marks[segment]
 
     def pass_ends_before(self, block: GuestBlock, page: int) -> bool:
-        """Whether a page record belongs to the next pass: it goes back, or was sent in this one."""
-        if not self.count_passes or self.rounds is not None:
+        """Whether a page record belongs to the next pass: it goes back, or was sent in this one.
+
+        A section ends one pass at most: what comes again behind that counts as sent again, no more.
+        """
+        if not self.may_end or not self.count_passes or self.rounds is not None:
             return False
         if self.ordered:
             return (block.index, page) <= self.position
@@ -222,6 +227,7 @@ class GuestMemory:
             final=final,
             hot=self._hot() if self.iteration > 1 else (),
         )
+        self.may_end = False
         self.pass_tallies = {}
         self._touched = {}
         self.iteration += 1
@@ -261,7 +267,7 @@ class GuestMemory:
 
     def repeats_at(self, block: GuestBlock, pages: NDArray[np.uint64]) -> int:
         """How many of these ascending pages come before the first that this pass has sent already."""
-        if self.rounds is not None:
+        if self.rounds is not None or not self.may_end:
             return len(pages)
         for number, low, high in _by_segment(pages, int(pages[0]), int(pages[-1])):
             segment = block.segments.get(number)

@@ -93,6 +93,8 @@ class RamReader:
                 while self.counter.count_batch():
                     if self.counter.passed:
                         yield from self._passed()
+                    if self.context.breathe:
+                        yield BREATH
             if more:
                 if self.context.breathe:
                     yield BREATH
@@ -350,7 +352,7 @@ class RamReader:
     def _record(self, *, start: bool) -> Generator[Event | None, None, bool]:
         """Read one record of any kind; False if it was the EOS."""
         queue = self.queue
-        queue.mark = queue.at
+        yield from queue.record()
         if not queue.ensure(WORD):
             yield from queue.wait(WORD)
         (word,) = U64.unpack_from(queue.data, queue.pos)

@@ -210,7 +210,9 @@ class Session:
     def _connection(self, number: int) -> Connection:
         connection = self.connections.get(number)
         if connection is None:
-            connection = self.connections[number] = Connection(number, note_omitted=self.note_omitted)
+            connection = self.connections[number] = Connection(
+                number, note_omitted=self.note_omitted, breathe=self.context.breathe
+            )
         return connection
 
     def _chunk(self, chunk: Chunk) -> Iterator[Event]:

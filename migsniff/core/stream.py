@@ -273,6 +273,7 @@ class MainReader:
             memory.begin_rounds()
         if last and memory.pass_tallies and memory.rounds is None:
             yield ram.counter.end_pass(start, final=False)
+        memory.may_end = not last
         if last:  # its scan goes on where the one before has stopped, and around to there
             memory.ordered = False
         counts, blocks = yield from ram.payload(start=kind == ItemType.SECTION_START)

@@ -139,7 +139,8 @@ class TlsReader:
                 self._scan()
             if self.records - self._progress[0] == PROGRESS:
                 yield self._told_progress()
-            queue.mark = start = queue.at
+            yield from queue.record()
+            start = queue.at
             if not queue.ensure(HEADER.size):
                 yield from queue.wait(HEADER.size)
             kind, major, _, length = HEADER.unpack_from(queue.data, queue.pos)
