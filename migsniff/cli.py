@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from migsniff.show.log import LogOptions
 
 FINE, BAD, USAGE, BUG = 0, 1, 2, 3
+INTERRUPTED = 130  # before there was anything to end in order
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,6 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = parser().parse_args(arguments)
     except SystemExit as end:
         return int(end.code or 0)
+    except KeyboardInterrupt:
+        return INTERRUPTED
     # numpy brings a library that starts a thread for each processor, for mathematics that nobody does here
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     return _written(_guarded(options))
@@ -51,7 +54,7 @@ def _guarded(options: argparse.Namespace) -> int:
         print(f"migsniff: {where}{error.strerror or error}", file=sys.stderr)
         return USAGE
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
     except Exception as bug:
         print(f"migsniff: a bug, please report it: {type(bug).__name__}: {bug}", file=sys.stderr)
         if os.environ.get("MIGSNIFF_TRACEBACK"):

@@ -6,6 +6,7 @@ decoding ends.
 """
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Generator
@@ -31,6 +32,7 @@ from migsniff.feed.captureformat import MAX_CONNECTIONS
 from migsniff.pipeline import Pipeline
 
 TURN: Final = 0.001  # seconds of this thread's own time for decoding before the loop may forward again
+CLOSING_TURN: Final = 0.02  # the same when there is nothing to be forwarded any more
 MAX_BEHIND: Final = 64 << 20  # bytes that wait for decoding before it is given up
 MAX_HELD: Final = 32 << 20  # bytes of multifd channels that wait here for the list of RAM blocks
 MAX_LAG: Final = 4 << 20  # bytes that wait for decoding, beyond which draining waits
@@ -90,13 +92,27 @@ class LiveMigration:
         """What the proxy would exit with if this were its only migration."""
         return 0 if self.pipeline.verdict is None and self.failed is None else self.pipeline.exit_code
 
-    def close(self) -> None:
-        """End it now, with all that waits, whether its connections have ended or not."""
+    def end(self) -> None:
+        """It has no connections any more: the verdict comes when what waits is decoded."""
+        self.open = 0
+        self.paused = False
+        self._closing = True
+        self._turn()
+
+    def close(self, until: float = math.inf) -> None:
+        """End it now, whether its connections have ended or not.
+
+        What waits is decoded until that time (of time.monotonic), and the rest only counted.
+        """
         self.open = 0
         self.paused = False
         self._closing = True
         while self._running is not None or self._next():
-            self._guarded(float("inf"))
+            self._guarded(time.thread_time() + CLOSING_TURN)
+            if self.failed is None and not self._finished and time.monotonic() > until:
+                waiting = self._behind + self._held_bytes
+                waiting += 0 if self._chunk is None else len(self._chunk.data)
+                self._give_up("decoder-stopped", left=waiting)
 
     @property
     def finished(self) -> bool:

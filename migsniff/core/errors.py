@@ -97,6 +97,7 @@ PROBLEMS: Final[dict[str, str]] = {
     "tls-record": "no TLS record begins with {found}",
     "decoder-bug": "migsniff's own decoder failed ({detail}): a bug, please report it; the forwarding is not touched",
     "decoder-behind": "decoding fell more than {limit} bytes behind the wire and was stopped; the forwarding is not touched",
+    "decoder-stopped": "migsniff was told to end: up to {left} bytes that had come were not decoded",
     "saver-place": "captures cannot be saved in {place}: {detail}; the forwarding is not touched",
     "saver-behind": "the disk fell more than {limit} bytes behind the wire: saving was stopped; the forwarding is not touched",
     "saver-failed": "saving stopped: {detail}; the forwarding is not touched",
