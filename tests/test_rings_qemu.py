@@ -150,7 +150,9 @@ def test_memory_that_is_older_than_the_device(tmp_path: Path, capfd: pytest.Capt
     kept.write_bytes(sent)
     (found,) = expert(capture, capfd)
     place = re.search(
-        r"at 0x([0-9a-f]+) of pc\.ram, whose page came last at offset (\d+) of main", found["message"]
+        r"at 0x([0-9a-f]+) of pc\.ram, whose page came last at offset (\d+) of main \(0\.\d+ s\), "
+        r"and the device's state at \d+ \(0\.\d+ s\);",
+        found["message"],
     )
     assert place
     at = int(place[2]) + int(place[1], 16) % 4096
