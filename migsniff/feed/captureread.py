@@ -67,7 +67,7 @@ def open_capture(path: Path) -> "Capture":
 
 
 def find_capture(path: Path) -> "Capture":
-    """The capture that folder `path` is, or the only one in it, as the proxy puts them. Raises CaptureError."""
+    """The capture that folder `path` is, or the only one in it. Raises CaptureError."""
     if os.path.lexists(path / MANIFEST):
         return Capture(path)
     try:
