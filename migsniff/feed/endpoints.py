@@ -18,9 +18,9 @@ BACKLOG: Final = 256
 SAME_PORT_TRIES: Final = 20
 
 OF_QEMU: Final = {
-    "rdma": "RDMA goes past the sockets of the host and cannot be proxied; migrate over tcp: to see the stream",
-    "exec": "a command's pipe has no address; let the command connect, as exec:'nc HOST PORT', or have it write "
-    "a file, exec:'cat>FILE', for migsniff read FILE",
+    "rdma": "RDMA goes past the host's sockets and cannot be proxied; migrate over tcp: to see the stream",
+    "exec": "a command's pipe has no address; let the command connect or listen, as exec:'nc HOST PORT', or "
+    "write a file, exec:'cat>FILE', for migsniff read FILE",
     "fd": "a descriptor has no address; have whoever opens it connect it to migsniff's port or unix socket",
     "file": "nothing is sent to a file's reader; migsniff read FILE shows it (--offset N as in offset=N)",
     "vsock": "use tcp: or unix:, or put a relay between, as socat VSOCK-LISTEN:PORT UNIX-CONNECT:PATH",
@@ -60,7 +60,7 @@ def parse_endpoint(text: str, *, listening: bool) -> Endpoint:
     scheme = text.partition(":")[0]
     if scheme in OF_QEMU:
         raise UsageError(
-            f"endpoint {text!r}: {scheme}: is none of migsniff's, which are tcp: and unix:; {OF_QEMU[scheme]}"
+            f"endpoint {text!r}: {scheme}: is QEMU's, migsniff takes tcp: and unix:; {OF_QEMU[scheme]}"
         )
     if "://" in text:
         raise UsageError(f"endpoint {text!r}: no URL; write HOST:PORT or unix:PATH")
