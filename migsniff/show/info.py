@@ -1,13 +1,14 @@
 """`migsniff info`: a migration on one screen, as capinfos has it, and the live view's summary."""
 
 import json
+import textwrap
 from collections.abc import Callable, Mapping
 from typing import Final
 
 from migsniff.core.events import SEVERITIES, DirectionEnded
 from migsniff.show.fields import counts_text
 from migsniff.show.findings import severity
-from migsniff.show.migration import MigrationStats
+from migsniff.show.migration import DOWNTIME_PONG, DOWNTIME_SHUT, MigrationStats
 from migsniff.show.model import BlockStats, PassStats
 from migsniff.show.tls import rows as tls_rows
 from migsniff.show.words import escape, from_whom, memory, name, number, place, rate, seconds, several, wire
@@ -128,6 +129,9 @@ def downtime_text(stats: MigrationStats) -> str:
     downtime = stats.downtime
     if downtime is None:
         return "not known: no sign that the guest runs again"
+    failed = stats.verdict is not None and not stats.verdict.ok
+    if failed and downtime[1] not in (DOWNTIME_SHUT, DOWNTIME_PONG):  # all was sent, but nobody took it
+        return f"not known, since it failed: from the switchover to {downtime[1]} {seconds(downtime[0])}"
     return f"{seconds(downtime[0])} (from the switchover to {downtime[1]})"
 
 
@@ -221,6 +225,12 @@ def summary_lines(stats: MigrationStats, passes: int) -> list[str]:
     if rows:
         lines += ["  " + pass_line(PASS_HEADINGS), *("  " + row for row in rows)]
     return [*lines, *finding_rows(stats, 3), _labelled("Verdict", verdict_text(stats))]
+
+
+def wrapped(line: str, width: int) -> list[str]:
+    """A line of the summary as a terminal so wide shows it: what goes on stands below its text."""
+    behind = " " * (LABEL_WIDTH + 1 if width >= 3 * LABEL_WIDTH else 2)
+    return textwrap.wrap(line, width, subsequent_indent=behind) if len(line) > width else [line]
 
 
 def status_line(stats: MigrationStats, now: int) -> str:
