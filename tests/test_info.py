@@ -117,6 +117,14 @@ def test_every_moment_has_a_summary(events: int) -> None:
     assert ("none yet, in" in lines[-1]) == (events < len(PRECOPY))
 
 
+def test_what_went_stands_before_what_came_back() -> None:
+    stats = MigrationStats("m1")
+    for channel, direction in (("main", "fwd"), ("main", "rev"), ("multifd-0", "fwd")):
+        stats.progress(1, channel, direction, 100)  # type: ignore[arg-type]
+    rows = [line.split(":")[0] for line in summary_lines(stats, 5) if line.startswith("  ")]
+    assert rows == ["  main fwd", "  multifd-0 fwd", "  main rev"]
+
+
 def test_tables_fit_80_columns() -> None:
     rows = [line for line in text_of(after(PRECOPY)).splitlines() if line.startswith("  ")]
     assert len(rows) > 6

@@ -37,17 +37,17 @@ CODES: Final[dict[str, Code]] = {
     # ------------------------------------------------------------ speed.py
     "limited-by-source": Code(
         "note",
-        "the source limits the speed: {rate}, of {time} bytes waited for the destination only {waited}"
+        "the source limits the speed: {rate}; in {time} bytes waited for the destination only {waited}"
         "{constant}",
     ),
     "limited-by-link": Code(
         "note",
-        "the link to the destination limits the speed: {rate}, of {time} bytes waited {waited} for it while "
+        "the link to the destination limits the speed: {rate}; in {time} bytes waited {waited} for it while "
         "the destination had room ({window}){lost}",
     ),
     "limited-by-destination": Code(
         "note",
-        "the destination limits the speed: {rate}, of {time} bytes waited {waited} because it does not read "
+        "the destination limits the speed: {rate}; in {time} bytes waited {waited} because it does not read "
         "what has come{window}",
     ),
     # ------------------------------------------------------------ silence.py

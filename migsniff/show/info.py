@@ -95,6 +95,7 @@ def totals(stats: MigrationStats) -> list[tuple[str, str]]:
         ("Bytes", f"{stats.sent} sent, {stats.returned} returned{mean}"),
     ]
     directions = list(stats.bytes.items()) if len(stats.bytes) > 2 else []
+    directions.sort(key=lambda each: each[0][1] == "rev")  # channels come in the order of their first bytes
     for (channel, direction), count in directions[:DIRECTIONS_SHOWN]:
         rows.append((f"  {name(channel)} {direction}", str(count)))
     if others := directions[DIRECTIONS_SHOWN:]:
