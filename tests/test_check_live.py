@@ -120,6 +120,16 @@ def test_what_is_told_and_when(there: bytes, codes: list[str], description: bool
     assert [one for one in events if one not in found] == shown(stream, None) or local.entries
 
 
+def test_a_section_that_is_refused_needs_no_more_than_its_header(tmp_path: Path) -> None:
+    """The destination goes when it has read that much: the rest may never come."""
+    local = destination(tmp_path / "there", stream_of((TIMER, SERIAL)))
+    data = stream_of(DEVICES, description=False)
+    header = data.index(CPU.idstr) + len(CPU.idstr) + 8
+    for come in range(header, data.index(SERIAL.idstr)):
+        events = shown(precopy(data[:come]), local)
+        assert [one.code for one in told(events) if one.severity == "error"] == ["check-section-unknown"]
+
+
 @pytest.mark.parametrize("known", [True, False], ids=["descriptions", "no descriptions"])
 def test_a_section_that_nothing_describes_can_be_too_short(known: bool, tmp_path: Path) -> None:
     local = destination(tmp_path / "there", stream_of(DEVICES))
@@ -313,6 +323,19 @@ REFUSALS = {
         "Bad config data: i=0x9a read: 3 device: 7",
     ),
 }
+
+
+def test_a_virtio_device_that_is_cut_off_is_compared_as_far_as_it_has_come(tmp_path: Path) -> None:
+    here, there, code, words = REFUSALS["other MSI-X vectors"]
+    require("7.2")
+    local = destination(tmp_path / "there", own_stream("7.2", f"-M pc-i440fx-7.2 {there}"))
+    data = own_stream("7.2", f"-M pc-i440fx-7.2 {here}")
+    header = b"0000:00:05.0/virtio-net" + bytes(4) + b"\0\0\0\x0b"  # instance, version
+    config = data.index(header) + len(header) + 4  # behind the version of PCIDevice
+    for come, codes in (config + 255, []), (config + 256, [code]), (config + 1500, [code]):
+        found = told(shown(precopy(data[:come]), local))
+        assert [one.code for one in found] == codes
+        assert all(words in one.message for one in found)
 
 
 @pytest.mark.parametrize("caps", [[], ["return-path"]], ids=["", "return path"])

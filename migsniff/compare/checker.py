@@ -92,7 +92,7 @@ class Checker:
             case DeviceSection() | LiveSection() | RamSection():
                 if event.section_type in ("START", "FULL"):
                     yield from self._header(event)
-                if isinstance(event, DeviceSection) and not event.cut:
+                if isinstance(event, DeviceSection) and (event.fields or not event.cut):
                     yield from self._device(event)
             case EndOfStream():
                 self.end = event
@@ -242,13 +242,15 @@ class Checker:
 
     def _inside(self, event: DeviceSection) -> Iterator[Finding]:
         if isinstance(self.destination, Schema):
-            if states := self.destination.find(event.idstr):
+            if not event.cut and (states := self.destination.find(event.idstr)):
                 yield from self._schema(event, states)
             return
         local = self.local(event)
         if local is None:
             return
         yield from self._pci(event, local)
+        if event.cut:  # what has not come does not fit either
+            return
         if (found := misfit(event.fields, local.fields)) is not None:
             yield self._misfit(event, found)
         known = {one.name: one for one in reversed(list(subsections(local.fields)))}

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from migsniff.core.events import DeviceSection, Field
 from migsniff.values.virtio import VirtioState, virtio_image
+from migsniff.values.virtiotransports import cut_config
 
 
 class Images(NamedTuple):
@@ -15,7 +16,9 @@ class Images(NamedTuple):
 
 
 def images_of(section: DeviceSection, machine: str) -> Images:
-    """The images of a device whose fields are decoded."""
+    """The images of a device whose fields are decoded; of one that is cut off, what has come."""
+    if section.cut and section.fields and section.fields[-1].name == "virtio":
+        return Images(cut_config(section.fields[-1].raw, section.fields[-1].offset), None, False)
     opaque = any(field.type == "virtio" for field in section.fields)
     read = virtio_image(section, machine) if opaque else None
     fields, state = (section.fields, None) if read is None else read

@@ -71,7 +71,7 @@ class DeviceStates:
         payload = bytearray()
         found = yield from search_end(queue, facts, payload, self.context, self.seen, limit)
         if found is None:
-            yield from self._cut_off(facts, payload, start, len(header))
+            yield from self._cut_off(facts, payload, start, len(header), queue.at - start)
         self.head = b""
         length = found or 0
         footer = FOOTER_SIZE if self.context.footers else 0
@@ -110,28 +110,32 @@ class DeviceStates:
         if isinstance(guess, StreamProblem):
             yield self._finding(start, guess, facts)
 
-    def _cut_off(self, facts: SectionFacts, payload: bytearray, start: int, header: int) -> Steps:
-        """The stream ends inside a section: what has come of it, if a description from elsewhere tells."""
-        kept = len(payload) <= MAX_DEVICE_STATE
-        guess = (yield from self.assumptions.cut_off(facts, payload, start + header)) if kept else None
-        if guess is not None:
-            self.where = guess.place
-            yield DeviceSection(
-                channel=self.channel,
-                direction="fwd",
-                offset=start,
-                size=header + len(payload),
-                section_type="FULL",
-                section_id=facts.section_id,
-                idstr=facts.idstr,
-                instance_id=facts.instance_id,
-                version_id=facts.version_id,
-                footer=False,
-                provisional=True,
-                fields=guess.fields,
-                cut=True,
-                **_assumed(guess),
-            )
+    def _cut_off(self, facts: SectionFacts, payload: bytearray, start: int, header: int, size: int) -> Steps:
+        """The stream ends inside a section: tell its header, and what has come of it, by name if possible."""
+        fields: tuple[Field, ...] = ()
+        guess = None
+        if size == header + len(payload):
+            guess = yield from self.assumptions.cut_off(facts, payload, start + header)
+            if guess is not None:
+                self.where, fields = guess.place, guess.fields
+            elif self.context.want_fields and payload:
+                fields = (opaque(payload, 0, len(payload), start + header),)
+        yield DeviceSection(
+            channel=self.channel,
+            direction="fwd",
+            offset=start,
+            size=size,
+            section_type="FULL",
+            section_id=facts.section_id,
+            idstr=facts.idstr,
+            instance_id=facts.instance_id,
+            version_id=facts.version_id,
+            footer=False,
+            provisional=True,
+            fields=fields,
+            cut=True,
+            **_assumed(guess),
+        )
         while True:
             yield None
 

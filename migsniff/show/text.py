@@ -329,10 +329,10 @@ def _device(past: _Past, time: int, event: DeviceSection) -> str:
     if event.provisional:
         since = "" if past.device is None or time <= past.device else f" +{(time - past.device) / 1e6:.6f}"
         past.device = time
-        info = "provisional, " if not event.cut else "cut off, "
+        info = "cut off" if event.cut else "provisional"
         if event.assumed:
-            return f"{info}assumed ({escape(event.assumed_from)}){since}"
-        return f"provisional{since}"
+            info += f", assumed ({escape(event.assumed_from)})"
+        return f"{info}{since}"
     info = "exact" if event.described else "exact, not described"
     if event.undescribed:
         info += f", {event.undescribed} bytes not described"

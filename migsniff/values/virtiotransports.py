@@ -5,6 +5,7 @@ from typing import Final
 
 import msgspec
 
+from migsniff.core.events import Field
 from migsniff.values.image import Image, Short
 from migsniff.values.msix import msix_fields
 from migsniff.values.pci import SIZES, Capability, config_fields, lay_out, number
@@ -34,16 +35,32 @@ class Transport(msgspec.Struct, frozen=True):
 
 def _pci(raw: bytes, offset: int) -> Iterator[Image]:
     """virtio_pci_save_config (hw/virtio/virtio-pci.c); a PCI Express device has the larger size."""
-    if not raw.startswith(_PCI_VERSION):
-        return
-    express = any(one.id == pci.PCI_CAP_ID_EXP for one in _capabilities(raw))
-    for size in sorted(SIZES, reverse=express):
+    for size in _config_sizes(raw):
         image = Image(raw, offset)
         try:
-            _read_pci(image, size)
+            _read_config(image, size)
+            _read_interrupts(image)
         except Short:
             continue
         yield image
+
+
+def cut_config(raw: bytes, offset: int) -> Field | None:
+    """The PCI configuration space in a virtio device's state that is not all there, if that much is."""
+    for size in _config_sizes(raw):
+        image = Image(raw, offset)
+        try:
+            return _read_config(image, size)
+        except Short:
+            continue
+    return None
+
+
+def _config_sizes(raw: bytes) -> list[int]:
+    """How long the configuration space can be, the likeliest first; none if this is not a PCI device."""
+    if not raw.startswith(_PCI_VERSION):
+        return []
+    return sorted(SIZES, reverse=any(one.id == pci.PCI_CAP_ID_EXP for one in _capabilities(raw)))
 
 
 def _capabilities(raw: bytes) -> list[Capability]:
@@ -51,13 +68,18 @@ def _capabilities(raw: bytes) -> list[Capability]:
     return list(lay_out(config).chain) if len(config) == pci.PCI_CFG_SPACE_SIZE else []
 
 
-def _read_pci(image: Image, size: int) -> None:
+def _read_config(image: Image, size: int) -> Field:
     image.number("version_id", 4)
     start, first = image.at, len(image.fields)
     config = image.take(size)
     children, meaning = config_fields(config, image.offset + start)
     image.fields += children
     image.group("pci_config", "pci config", start, first, raw=config, meaning=meaning)
+    return image.fields[-1]
+
+
+def _read_interrupts(image: Image) -> None:
+    config = image.fields[-1].raw
     for pin in range(4):
         image.number("irq_state", 4, index=pin, words=lambda level: "asserted" if level else "")
     for capability in _capabilities(image.raw):
