@@ -16,6 +16,7 @@ from migsniff.core.events import (
     DescriptionFound,
     DeviceSection,
     Event,
+    MultifdPacket,
     Verdict,
 )
 from migsniff.feed.descriptions import Described, Descriptions, Entry, MachineFile, Store, sound
@@ -81,6 +82,7 @@ class Learning:
         self._versions: dict[tuple[str, int], int] = {}
         self.wants_no_more = True
         """Nothing is read on for its sake."""
+        self.ignores = (MultifdPacket,)
 
     def show(self, migration: str, time: int, event: Event) -> None:
         """Take note of what is described."""
