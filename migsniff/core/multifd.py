@@ -172,10 +172,10 @@ class MultifdReader:
         if normal + zero:
             block = context.memory.blocks[name]
             rounds = context.memory.rounds
-            if rounds is not None and (rounds.lowest is None or packet_num < rounds.lowest):
-                rounds.lowest = packet_num
+            if rounds is not None:
+                rounds.packet(packet_num)
             resent = self._count(block, addresses, normal, zero, header + data_size)
-            if resent:
+            if resent and rounds is not None and rounds.may_end:
                 yield from context.memory.completed(self.channel, start)
         if lends and block is not None:
             yield from self._lend(block, addresses, normal, data_size, number, method)
