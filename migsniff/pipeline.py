@@ -20,7 +20,8 @@ from migsniff.show.stats import Stats
 class Sink(Protocol):
     """Something that events become visible in.
 
-    One that has an attribute `wants_no_more` lets reading end as soon as that is true of all sinks.
+    One that has an attribute `wants_no_more` lets reading end as soon as that is true of all sinks. Of the
+    types of events in an attribute `ignores` it is shown none.
     """
 
     def show(self, migration: str, time: int, event: Event) -> None: ...
@@ -51,6 +52,7 @@ class Pipeline:
         self.migration = migration
         self.session = session
         self.sinks = list(sinks) if stats is None else [stats, *sinks]
+        self._shown_in: dict[type[Event], list[Sink]] = {}  # by the type of event
         self.stats = stats
         self.time = 0
         self.events = 0
@@ -94,7 +96,12 @@ class Pipeline:
             yield
 
     def _show(self, time: int, event: Event) -> None:
-        for sink in self.sinks:
+        kind = type(event)
+        sinks = self._shown_in.get(kind)
+        if sinks is None:
+            sinks = [sink for sink in self.sinks if kind not in getattr(sink, "ignores", ())]
+            self._shown_in[kind] = sinks
+        for sink in sinks:
             sink.show(self.migration, time, event)
 
     @property

@@ -108,6 +108,12 @@ class Log:
         )
 
     @property
+    def ignores(self) -> tuple[type[Event], ...]:
+        """Types of events that make no difference here."""
+        ends = self._options.duration is not None or self._options.size is not None
+        return () if self._text is None or ends else self._text.ignores
+
+    @property
     def wants_no_more(self) -> bool:
         """Whether further records would go nowhere."""
         return self._full or self._output.closed
