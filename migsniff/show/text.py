@@ -118,6 +118,7 @@ class TextLog:
         self._sections = sections
         self._wanted = wanted
         self._each = verbose or wanted is not None  # also packets and page faults one by one
+        self.ignored: tuple[type[Event], ...] = UNLISTED if self._each else (*UNLISTED, MultifdPacket)
         self.prefix = prefix
         self._past: dict[str, _Past] = {}
 
@@ -127,7 +128,7 @@ class TextLog:
 
     def show(self, migration: str, time: int, event: Event) -> None:
         """Write the record of one event; runs of pages have no line."""
-        if isinstance(event, UNLISTED) or (isinstance(event, MultifdPacket) and not self._each):
+        if isinstance(event, self.ignored):
             return
         past = self._past.get(migration)
         if past is None:
