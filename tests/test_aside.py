@@ -5,8 +5,9 @@ import threading
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
-from migsniff.core.events import DeviceSection, Event, Field, Verdict
+from migsniff.core.events import DescriptionFound, DeviceSection, Event, Field, Verdict
 from migsniff.show.aside import ENTRY_COST, LIMIT, Aside
 from migsniff.show.log import Log, LogOptions
 from migsniff.values import explain as explaining
@@ -66,6 +67,17 @@ def test_what_cannot_wait_is_counted_where_it_is_missing() -> None:
     assert len(kept) + missing == 100
     assert 20 <= len(kept) <= 22
     assert (verdict, end) == (VERDICT, "end")
+
+
+def test_descriptions_count_for_what_they_hold() -> None:
+    found = next(event for _, event in PRECOPY if isinstance(event, DescriptionFound))
+    shown = Shown(limit=1 << 20)
+    for _ in range(100):
+        shown.aside.show("m", 0, replace(found, text=bytes(1 << 18)))
+    shown.aside.show("m", 0, VERDICT)
+    *kept, missing, _ = shown.all()
+    assert len(kept) == 8
+    assert missing == 92
 
 
 def test_fields_that_cannot_wait_are_left_out() -> None:

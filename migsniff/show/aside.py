@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from migsniff.core.events import DeviceSection, Event, Verdict
+from migsniff.core.events import DescriptionFound, DeviceSection, Event, Verdict
 from migsniff.values.large import bare, cost, large, limited
 
 LIMIT: Final = 128 << 20
@@ -55,7 +55,7 @@ class Aside:
     def show(self, migration: str, time: int, event: Event) -> None:
         """Have the record of an event made."""
         room = self._limit - (self._queued - self._done)
-        holds = 0
+        holds = len(event.text) if isinstance(event, DescriptionFound) else 0
         if isinstance(event, DeviceSection) and event.fields:
             event = limited(event) if large(event) else event
             holds = cost(event)
