@@ -7,7 +7,6 @@ from migsniff.core.arrivals import Arrival, Chunk
 from migsniff.core.events import (
     BREATH,
     Event,
-    Finding,
     Undecodable,
     Verdict,
 )
@@ -30,9 +29,12 @@ class Sink(Protocol):
 
 
 class Finder(Protocol):
-    """Something that finds what is worth knowing in events, beside the rules of expert; it never raises."""
+    """Something that finds what is worth knowing in events, beside the rules of expert; it never raises.
 
-    def see(self, time: int, event: Event) -> Iterable[Finding]: ...
+    Of findings that take long to make, BREATH may come between them.
+    """
+
+    def see(self, time: int, event: Event) -> Iterable[Event]: ...
 
 
 class Pipeline:
@@ -89,7 +91,8 @@ class Pipeline:
                 self._show(time, event)
             for look in looks:
                 for finding in look(time, event):
-                    self._show(time, finding)
+                    if finding is not BREATH:
+                        self._show(time, finding)
                     yield
             if isinstance(event, Verdict):  # the last word
                 self._show(time, event)
