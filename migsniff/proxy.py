@@ -150,13 +150,13 @@ class Proxy:
         if not options.log and self._log_options.format == "text" and usable(console):
             listening = [address for relay in self.relays for address in relay.addresses]
             if self._log_options.wanted is not None:
-                self.matching = Matching(self._log_options.wanted)
+                self.matching = Matching(self._log_options.wanted, report=self.say)
             self.view = LiveView(
                 self.stats.by_migration, console, listening=listening, matching=self.matching
             )
             self.view.start()
         elif not options.no_decode:
-            self.log = Log(self._log_options, 1, blocking=False)
+            self.log = Log(self._log_options, 1, blocking=False, report=self.say)
 
     def _try_to_save(self) -> None:
         if (why := why_not_saved(Path(self.options.write))) is not None:
@@ -290,9 +290,8 @@ class Proxy:
             if not capture.join(max(0.0, deadline - time.monotonic())):
                 self.say(f"the disk did not take the capture in {capture.path} in time")
         self._known.close(max(0.0, deadline - time.monotonic()))
-        if (wanted := self._log_options.wanted) is not None and wanted.failed is not None:
-            for said in wanted.notes():
-                self.say(said)
+        if self.matching is not None:
+            self.matching.close()
         if self.view is not None:
             self.view.stop()
         self._statistics.close()
@@ -301,4 +300,10 @@ class Proxy:
             self.log.close()
             if self.log.error is not None:
                 self.say(f"the log ended: {self.log.error.strerror}")
+        for shown in (self.log, self.matching):
+            if shown is not None and shown.failed is not None:
+                self.exit_code = 3
+        if (wanted := self._log_options.wanted) is not None and wanted.failed is not None:
+            for said in wanted.notes():
+                self.say(said)
         self._messages.close()

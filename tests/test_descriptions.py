@@ -404,3 +404,8 @@ class TestCommand:
             assert main(command) == 1
             assert capfd.readouterr().err.count("\n") == 1
         assert main(["descriptions", "add", str(tmp_path / "missing")]) == 1
+
+    def test_a_file_without_end(self, capfd: pytest.CaptureFixture[str]) -> None:
+        for command in (["descriptions", "add"], ["fields", "--describe"], ["read", "x", "--describe"]):
+            assert main([*command, "/dev/zero"]) == 1
+            assert "/dev/zero: it holds no description of device state: no QEMU" in capfd.readouterr().err

@@ -227,7 +227,8 @@ class Session:
         if decoder is None:
             yield from self._first_bytes(connection, chunk)
         elif connection.drained is None:
-            yield from self._before_late_ends(decoder.feed(chunk))
+            events = decoder.feed(chunk)
+            yield from self._before_late_ends(events) if self._late else events
         else:
             for event in self._before_late_ends(decoder.feed(chunk)):
                 connection.drained = settled(connection.drained, event)
