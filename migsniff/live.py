@@ -47,6 +47,22 @@ class Question:
     answer: Callable[[bool], None]
 
 
+class Turn:
+    """So many seconds of this thread's own time.
+
+    Its clock is a system call, which is dear behind each event: the wall's, never behind it, is asked first.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._wall = time.monotonic() + seconds
+        self._own = time.thread_time() + seconds
+
+    @property
+    def over(self) -> bool:
+        """Whether they have passed."""
+        return time.monotonic() > self._wall and time.thread_time() > self._own
+
+
 class LiveMigration:
     """One running migration. `done` is called after its verdict, `say` shows migsniff's own messages."""
 
@@ -108,7 +124,7 @@ class LiveMigration:
         self.paused = False
         self._closing = True
         while self._running is not None or self._next():
-            self._guarded(time.thread_time() + CLOSING_TURN)
+            self._guarded(Turn(CLOSING_TURN))
             if self.failed is None and not self._finished and time.monotonic() > until:
                 waiting = self._behind + self._held_bytes
                 waiting += 0 if self._chunk is None else len(self._chunk.data)
@@ -177,28 +193,28 @@ class LiveMigration:
     def _turn(self) -> None:
         """Work for about a millisecond, and come back for the rest."""
         self._scheduled = False
-        deadline = time.thread_time() + TURN
+        turn = Turn(TURN)
         while self._running is not None or self._next():
-            self._guarded(deadline)
-            if time.thread_time() > deadline:
+            self._guarded(turn)
+            if turn.over:
                 break
         ending = not self.open and not self._finished and not self.paused
         if (self._busy or ending) and not self._scheduled:
             self._scheduled = True
             asyncio.get_running_loop().call_soon(self._turn)
 
-    def _guarded(self, deadline: float) -> None:
+    def _guarded(self, turn: Turn) -> None:
         """Go on with what is running until the time is over. Nothing gets out of here into the forwarding."""
         try:
-            self._work(deadline)
+            self._work(turn)
         except Exception as bug:
             self._running = None
             self._give_up("decoder-bug", detail=f"{type(bug).__name__}: {bug}")
 
-    def _work(self, deadline: float) -> None:
+    def _work(self, turn: Turn) -> None:
         assert self._running is not None
         for _ in self._running:
-            if time.thread_time() > deadline:
+            if turn.over:
                 self.pipeline.session.detach()
                 if self._chunk is not None:
                     self._chunk = _owned(self._chunk)

@@ -27,9 +27,9 @@ class ByteQueue:
     """Unread bytes. `at` is the wire offset of the next one, `wire_end` that behind the last known one.
 
     In a stripped capture guest memory is missing: `skip_contents` then moves `at` without reading. `closed`
-    says that no more will come, `mark` is where the record being read begins, `undecided` that the unread
-    bytes may turn out to be guest memory, `looked` how far the reader has looked ahead. If `omitted` is a
-    list, the spans of guest memory are noted in it. `breathe`: whether `record` yields BREATH.
+    says that no more will come, `mark` is where the record being read begins, `looked` how far the reader has
+    looked ahead, `undecided` the offset from which on the bytes may turn out to be guest memory. If `omitted`
+    is a list, the spans of guest memory are noted in it. `breathe`: whether `record` yields BREATH.
     """
 
     __slots__ = (
@@ -64,7 +64,7 @@ class ByteQueue:
         self.closed = False
         self.mark = 0
         self.looked = 0
-        self.undecided = False
+        self.undecided: int | None = None
         self.omitted: list[NDArray[np.uint64] | tuple[int, int]] | None = [] if note_omitted else None
 
     # ------------------------------------------------------------ filling

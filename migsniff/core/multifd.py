@@ -156,7 +156,7 @@ class MultifdReader:
         # a compressed page can be larger than the page, but never by much
         if data_size > 2 * whole or (number == NONE and data_size != whole):
             raise StreamProblem("multifd-size", size=data_size, pages=normal)
-        queue.undecided = False
+        queue.undecided = None
         context.multifd.go_on(self.channel)
         name = name.split(b"\0", 1)[0]
         addresses = self._addresses(name, normal + zero)
@@ -196,9 +196,10 @@ class MultifdReader:
         )
 
     def _main_channel(self, what: str) -> Steps:
-        """Wait for what the main channel will tell; whatever has come here may be guest memory."""
-        self.context.multifd.wait(self.channel, self.queue.wire_end - self.queue.at, what)
-        self.queue.undecided = True
+        """Wait for what the main channel will tell; but for the beginning of a packet, here may be memory."""
+        queue = self.queue
+        self.context.multifd.wait(self.channel, queue.wire_end - queue.at, what)
+        queue.undecided = max(queue.at, min(queue.looked, queue.at + queue.size))
         yield None
 
     def _addresses(self, name: bytes, count: int) -> "NDArray[np.uint64]":

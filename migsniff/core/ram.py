@@ -302,8 +302,10 @@ class RamReader:
         batch = np.frombuffer(words, np.uint64)
         if not lengths and queue.kept == "all":
             flags = np.frombuffer(flags_at, np.uint64)[: len(words)][(batch & np.uint64(PAGE)) != 0]
-            begins = flags + np.uint64(queue.at - queue.pos + 1)
-            queue.omitted.append(np.stack((begins, begins + np.uint64(page_size)), axis=1))
+            spans = np.empty((len(flags), 2), np.uint64)
+            spans[:, 0] = flags + np.uint64(queue.at - queue.pos + 1)
+            spans[:, 1] = spans[:, 0] + np.uint64(page_size)
+            queue.omitted.append(spans)
             return
         headers, bodies = layout(batch, lengths, page_size)
         stops = np.cumsum(headers + bodies) + np.uint64(queue.at)

@@ -326,7 +326,7 @@ class Session:
         order = next(self._order)
         if decoder is not None and connection.multifd is not None and not self.knows_memory:
             yield from decoder.resume()
-            if decoder.steps is not None and decoder.queue.undecided:
+            if decoder.steps is not None and decoder.queue.undecided is not None:
                 self._late.append((ended, order))
                 return
         yield from self._ended_at(connection, ended, order)
