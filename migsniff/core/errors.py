@@ -62,6 +62,7 @@ PROBLEMS: Final[dict[str, str]] = {
     "package-long": "the package goes on for {left} bytes behind POSTCOPY_RUN, its last command",
     "recv-bitmap-end": "received bitmap ends with {found:#x} instead of its end mark",
     "package-depth": "a package inside a package",
+    "subsection-again": "configuration subsection {name!r} comes a second time, and QEMU sends each once",
     "subsection": "configuration subsection {name!r} version {version}: its length is not known",
     "multifd-magic": "multifd packet begins with {found:#010x} instead of 0x11223344",
     "multifd-version": "multifd version {found}: only version 1 is known",
