@@ -318,6 +318,13 @@ class TestCommand:
         out = capfd.readouterr().out
         assert out.count("provisional, assumed (seen in ") == 31
         assert 'runstate: "running"' in out
+        assert main(["info", postcopy]) == 0
+        assert "bytes of 31 devices, provisional, 31 of them assumed\n" in capfd.readouterr().out
+        assert main(["info", "-T", "json", postcopy]) == 0
+        told = json.loads(capfd.readouterr().out)["devices"]
+        assert (told["count"], told["exact"], told["assumed"]) == (31, 0, 31)
+        assert main(["info", str(SAMPLES / "x86-100-multifd")]) == 0
+        assert "bytes of 31 devices, 31 exact\n" in capfd.readouterr().out
 
         assert main(["descriptions", "list", "-T", "json"]) == 0
         (listed,) = json.loads(capfd.readouterr().out)

@@ -98,6 +98,7 @@ class MigrationStats:
         self.devices = 0
         self.device_bytes = 0
         self.exact_devices = 0
+        self.assumed_devices = 0
         self.last_devices: deque[DeviceStats] = deque(maxlen=LAST_DEVICES)
         self.largest_devices: list[DeviceStats] = []
         self.tls: TlsDirections = {}
@@ -266,6 +267,8 @@ class MigrationStats:
         seen_before = event.offset < self._last_device_end
         if not event.provisional:
             self.exact_devices += 1
+        elif event.assumed:
+            self.assumed_devices += 1
         if seen_before:
             if event.corrects is not None:
                 self.device_bytes += event.size - event.corrects
