@@ -116,14 +116,10 @@ def sent(stream: Stream, number: int) -> bytes:
 def test_multifd_comes_back(stream: Stream) -> None:
     channels = {number: sent(stream, number) for number, _, _ in stream.pieces}
     told = next(data for data in channels.values() if data.startswith(b"QEVM"))
-
-    class Multifd(MultifdStream):
-        main = told
-
     for data in channels.values():
         if data == told:
             continue
-        packet = Multifd(data)
+        packet = MultifdStream(data, main=told)
         assert rebuilt(packet) == data
         kinds = {type(record) for record in packet.records}
         assert (
