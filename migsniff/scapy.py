@@ -251,6 +251,7 @@ def streams(path: str, **how: Any) -> dict[str, Stream]:
 __all__ = [
     "COMMAND_LAYERS",
     "MESSAGE_LAYERS",
+    "TAGGED_LAYERS",
     "ColoMessage",
     "CommandItem",
     "CompressedPage",

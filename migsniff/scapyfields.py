@@ -30,7 +30,8 @@ except ImportError:
 
 from migsniff.core import wire
 from migsniff.core.layout import Contents, Layout, Named, Names, Part, Tagged
-from migsniff.core.wire import RamFlag
+from migsniff.core.multifdmethods import METHODS
+from migsniff.core.wire import MultifdFlag, RamFlag
 
 Fields = list[Any]
 NUMBERS: Final = {"B": ByteField, "H": ShortField, "I": IntField, "Q": LongField}
@@ -79,6 +80,8 @@ class FlagsField(Field[int, int]):
         known = self.names(number & self._flags_in(number))
         named = known.name or str(int(known))
         rest = number - known
+        if self.names is MultifdFlag and rest and (method := METHODS.get(rest)) is not None:
+            return f"{known.name} {method.name}" if known else method.name
         return f"{rest:#x} {named}" if rest or self.fmt.endswith("Q") else named
 
     def _flags_in(self, number: int) -> int:

@@ -79,7 +79,7 @@ class Spans:
         self.sections: dict[int, Section] = {}  # where one begins; what is told of it last holds
         self.packages: dict[int, int] = {}  # where one begins -> its length
         self.multifd: list[tuple[int, int]] = []
-        self.problem: int | None = None
+        self.problems: list[int] = []
         self.mapped = False
 
     # ------------------------------------------------------------ events
@@ -103,7 +103,7 @@ class Spans:
             case Package():
                 self.packages[start] = event.length
             case Undecodable():
-                self.problem = start if self.problem is None else self.problem
+                self.problems.append(start)
             case _ if (build := _layer(event)) is not None:
                 self.found[start] = stop, build
 
@@ -159,8 +159,9 @@ class Spans:
         match event:
             case RamSection():
                 self._words(data, at, stop)
-            case LiveSection(provisional=False) if (handler := live_section(event.idstr)) is not None:
-                self._tagged(data, at, stop, handler.records)
+            case LiveSection() if (handler := live_section(event.idstr)) is not None:
+                fits = min((one for one in self.problems if at <= one < stop), default=stop)
+                self._tagged(data, at, fits, handler.records)
             case DeviceSection(idstr=idstr) if idstr in oldstyle.RECORDS:
                 self._tagged(data, at, stop, [oldstyle.RECORDS[idstr]])
             case DeviceSection(described=True, cut=False) if at < stop:
@@ -186,7 +187,7 @@ class TlsSpans(Spans):
 
     def packets(self, data: bytes, page_size: int) -> list[Packet]:
         """The records up to what is none."""
-        self._tagged(data, 0, len(data) if self.problem is None else self.problem, [tls.TLS_RECORD])
+        self._tagged(data, 0, min(self.problems, default=len(data)), [tls.TLS_RECORD])
         return super().packets(data, page_size)
 
 

@@ -50,7 +50,7 @@ def handler(idstr: str, *records: Tagged, source: str) -> Callable[[PayloadReade
     return register
 
 
-HTAB_HEADER: Final = Tagged("HashTableHeader", Layout(("size", "I")))
+HTAB_HEADER: Final = Tagged("HashTableHeader", Layout(("shift", "I")))  # log2 of its size
 HTAB_CHUNK: Final = Tagged(
     "HashTableChunk",
     Layout(("index", "I"), ("valid", "H"), ("invalid", "H"), ("entries", Contents("valid", 16))),
@@ -60,11 +60,11 @@ HTAB_CHUNK: Final = Tagged(
 @handler("spapr/htab", HTAB_HEADER, HTAB_CHUNK, source="hw/ppc/spapr.c htab_save_setup")
 def htab(queue: ByteQueue) -> Reading:
     """The hash page table of a pseries: its size, or valid and invalid entries of 16 bytes each."""
-    size = (yield from read_record(queue, HTAB_HEADER))["size"]
-    if size == NO_TABLE:
+    shift = (yield from read_record(queue, HTAB_HEADER))["shift"]
+    if shift == NO_TABLE:
         return "no table"
-    if size:
-        return f"a table of 2^{size} bytes"
+    if shift:
+        return f"a table of 2^{shift} bytes"
     entries = cleared = 0
     while True:
         queue.mark = queue.at
