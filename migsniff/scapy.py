@@ -91,8 +91,8 @@ class Stream(Packet):
                 pass
         queue = ByteQueue()
         for event in _decode(queue, *self.reader(queue, context, data), self.way, data):
-            spans.note(event)
-        self.fields["records"] = spans.packets(data, context.page_size or 0)
+            spans.note(event, context.page_size)
+        self.fields["records"] = spans.packets(data)
         self.raw_packet_cache = None
         return b""
 
@@ -228,7 +228,7 @@ def streams(path: str, **how: Any) -> dict[str, Stream]:
                 kind = KINDS.get((event.role, way), UnknownStream)
                 found[f"{event.channel}.{way}"] = event.connection, way, kind, kind.spans()
         elif (name := f"{event.channel}.{event.direction}") in found:
-            found[name][3].note(event)
+            found[name][3].note(event, session.context.page_size)
 
     for arrival in source.arrivals():
         if isinstance(arrival, Chunk):
@@ -240,9 +240,8 @@ def streams(path: str, **how: Any) -> dict[str, Stream]:
             note(event)
     for event in session.finish():
         note(event)
-    size = session.context.page_size or 0
     return {
-        name: kind(records=spans.packets(bytes(data[number, way]), size))
+        name: kind(records=spans.packets(bytes(data[number, way])))
         for name, (number, way, kind, spans) in found.items()
         if data.get((number, way))
     }

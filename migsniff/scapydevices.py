@@ -29,6 +29,14 @@ class DeviceState(Record):
     match_subclass = True
 
 
+class BytesField(StrFixedLenField):
+    """Bytes that are shown whole: zeroes at the end of a device's state are state."""
+
+    def i2repr(self, packet: Packet | None, value: Any) -> str:
+        """All of them."""
+        return repr(value)
+
+
 def device_layer(event: DeviceSection) -> Callable[[bytes], Packet]:
     """What makes a layer of the payload of a section that is described."""
     leaves = list(_leaves(event.fields, ""))
@@ -97,4 +105,4 @@ def _field(name: str, field: Field) -> Any:
 
 
 def _bytes(name: str, size: int) -> Any:
-    return StrFixedLenField(name, bytes(size), length=size)
+    return BytesField(name, bytes(size), length=size)

@@ -78,14 +78,13 @@ class Spans:
         self.found: dict[int, tuple[int, Build]] = {}  # where a record begins -> where it ends
         self.sections: dict[int, Section] = {}  # where one begins; what is told of it last holds
         self.packages: dict[int, int] = {}  # where one begins -> its length
-        self.multifd: list[tuple[int, int]] = []
         self.problems: list[int] = []
         self.mapped = False
 
     # ------------------------------------------------------------ events
 
-    def note(self, event: Event) -> None:
-        """Take the next event."""
+    def note(self, event: Event, page_size: int | None) -> None:
+        """Take the next event, with the page size as far as it is known by now."""
         start, stop = event.offset, event.offset + event.size
         match event:
             case RamPages():
@@ -96,8 +95,8 @@ class Spans:
             case Configuration():
                 self.found[start] = stop, _configuration
                 self.mapped = wire.CAPABILITY_MAPPED_RAM in (event.capabilities or ())
-            case MultifdPacket() if event.method != "device-state":
-                self.multifd.append((start, stop))
+            case MultifdPacket() if event.method != "device-state" and page_size:
+                self.found[start] = stop, _with_offsets(page_size)
             case Section():
                 self.sections[start] = event
             case Package():
@@ -117,10 +116,8 @@ class Spans:
 
     # ------------------------------------------------------------ packets
 
-    def packets(self, data: bytes, page_size: int) -> list[Packet]:
+    def packets(self, data: bytes) -> list[Packet]:
         """The bytes as records; those of no record are Raw."""
-        for start, stop in self.multifd:
-            self.found[start] = stop, _with_offsets(page_size)
         for section in self.sections.values():
             self._section(section, data)
         if self.bare:
@@ -185,10 +182,10 @@ class Spans:
 class TlsSpans(Spans):
     """Of a direction of TLS: the decoder tells of its records only together."""
 
-    def packets(self, data: bytes, page_size: int) -> list[Packet]:
+    def packets(self, data: bytes) -> list[Packet]:
         """The records up to what is none."""
         self._tagged(data, 0, min(self.problems, default=len(data)), [tls.TLS_RECORD])
-        return super().packets(data, page_size)
+        return super().packets(data)
 
 
 def _layer(event: Event) -> Build | None:

@@ -1,5 +1,6 @@
 """All channels of a migration as scapy's packets: of captures, of dumps, and one by one."""
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +34,14 @@ from migsniff.scapy import (
     SectionFull,
     TlsStream,
     UnknownStream,
+    fuzz,
     streams,
 )
 from tests.catalogue import STREAMS
-from tests.playing import Stream, of, play, precopy
+from tests.playing import Stream, of, play, play_bytes, precopy
 from tests.rawsamples import NAMES, raw
 from tests.scapying import kept, layers, rebuilt
-from tests.streams import EOF, section
+from tests.streams import EOF, HEADER, section
 from tests.test_livesections import HEAD, PAYLOADS, VFIO, stream_of, u64
 
 CommandPackaged = COMMAND_LAYERS[Command.PACKAGED]
@@ -168,6 +170,30 @@ def test_a_live_section_that_stops_making_sense() -> None:
     assert rebuilt(packet) == data
     names = [record.name for record in packet.records][-6:]
     assert names == ["SectionStart", "VfioRecord", "VfioRecord", "Raw", "SectionFooter", "EndOfFile"]
+
+
+def test_another_try_takes_nothing_from_the_first(tmp_path: Path) -> None:
+    """What is known of pages is the migration's that they belong to."""
+    stream = Stream((*STREAMS["multifd"].pieces, (9, "fwd", HEADER)))
+    found = streams(str(kept(tmp_path, stream)))
+    assert sorted(rebuilt(packet) for packet in found.values()) == sorted(sent(stream).values())
+    assert MultifdPages in map(type, found["multifd-1.fwd"].records)
+
+
+def test_a_device_is_changed() -> None:
+    """Its fields are set by name, and the decoder reads what was set."""
+    packet = MigrationStream(STREAMS["precopy"].main)
+    state = next(record for record in packet.records if record.name == "globalstate")
+    assert isinstance(state, DeviceState)
+    state.data = b"stopped\0"
+    (device,) = [
+        section
+        for section in of(play_bytes(bytes(packet), fields=True), DeviceSection)
+        if section.described and section.idstr == "globalstate"
+    ]
+    assert [field.raw for field in device.fields] == [b"stopped\0"]
+    random.seed(1)
+    assert len(bytes(fuzz(type(state)()))) == len(b"running\0")
 
 
 def test_a_stripped_capture_is_refused() -> None:
