@@ -17,6 +17,7 @@ from migsniff.core.events import (
     DeviceSection,
     Event,
     Finding,
+    Severity,
     Undecodable,
     Verdict,
 )
@@ -27,7 +28,7 @@ from migsniff.rings import ring_findings
 from migsniff.show.findings import dump
 from migsniff.show.words import escape, name, several
 
-LOADS, FAILS = 0, 1
+LOADS, FAILS, NO_ANSWER = 0, 1, 2
 MAX_FINDINGS: Final = 10_000
 RINGS: Final = "virtqueue-no-address"
 """What the expert's rules tell of a device, and a destination too."""
@@ -85,6 +86,11 @@ class Check:
         """Whether all of the stream has been seen, whatever became of it: the EOF, and the description."""
         return self.checker.end is not None and self.described and not self.undecodable
 
+    @property
+    def complete(self) -> bool:
+        """Whether a destination could load it as it stands: not if it ended before all was sent."""
+        return self.whole or (self.verdict is not None and self.verdict.ok)
+
     def findings(self) -> list[Finding]:
         """All of them; of a section's inside the last word."""
         return sorted((one for some in self.found.values() for one in some), key=lambda one: one.offset)
@@ -116,7 +122,7 @@ def check(options: argparse.Namespace) -> int:
         for _, finding in ring_findings(options, migration, one.queues, one.omitted):
             one.take(finding)
         findings = one.findings()
-        worst = max(worst, FAILS if any(each.severity == "error" for each in findings) else LOADS)
+        worst = max(worst, exit_code(one, findings))
         if options.format == "json":
             json.dump(to_dict(migration, one, findings), sys.stdout, indent=2)
             print()
@@ -131,11 +137,25 @@ def check(options: argparse.Namespace) -> int:
     return worst
 
 
+def exit_code(one: Check, findings: list[Finding]) -> int:
+    """What scripts ask: it loads, it will fail, or nobody can tell."""
+    if of_severity("error", findings):
+        return FAILS
+    return LOADS if one.complete else NO_ANSWER
+
+
+def of_severity(severity: Severity, findings: list[Finding]) -> list[Finding]:
+    """Those that are as bad."""
+    return [each for each in findings if each.severity == severity]
+
+
 def to_dict(migration: str, one: Check, findings: list[Finding]) -> dict[str, object]:
     """Everything as one JSON object."""
     return {
         "migration": migration,
-        "loads": not any(each.severity == "error" for each in findings),
+        "loads": {LOADS: True, FAILS: False, NO_ANSWER: None}[exit_code(one, findings)],
+        "complete": one.complete,
+        "outcome": one.verdict.outcome if one.verdict else "",
         "findings": [msgspec.to_builtins(each) for each in findings],
         "omitted": one.beyond,
         "not_compared": not_compared(one),
@@ -144,7 +164,6 @@ def to_dict(migration: str, one: Check, findings: list[Finding]) -> dict[str, ob
 
 def render(migration: str, one: Check, findings: list[Finding], out: Callable[[str], None]) -> None:
     """Write the answer, the findings in stream order, and what was not compared, a line a call."""
-    errors = [each for each in findings if each.severity == "error"]
     out(f"migration {name(migration)}")
     for each in findings:
         where = f" {name(each.section)}" if each.section else ""
@@ -160,10 +179,24 @@ def render(migration: str, one: Check, findings: list[Finding], out: Callable[[s
     for words in not_compared(one):
         out(f"  {escape(words)}")
     out("")
-    if errors:
-        out(f"Will fail ({several(len(errors), 'error')}); first: {escape(errors[0].message)}")
-    else:
-        out("Loads, as far as can be told")
+    out(answer(one, findings))
+
+
+def answer(one: Check, findings: list[Finding]) -> str:
+    """The last line: whether it loads."""
+    if errors := of_severity("error", findings):
+        return f"Will fail ({several(len(errors), 'error')}); first: {escape(errors[0].message)}"
+    doubt = ""
+    if warnings := of_severity("warn", findings):
+        doubt = f"may fail: {several(len(warnings), 'warning')}, first: {escape(warnings[0].message)}"
+    outcome = escape(one.verdict.outcome.upper()) if one.verdict else ""
+    if not one.complete:
+        up_to = f"it {doubt}" if doubt else "nothing was found"
+        return f"Cannot load as it stands ({outcome}: incomplete); up to there {up_to}"
+    words = doubt[0].upper() + doubt[1:] if doubt else "Loads, as far as can be told"
+    if one.verdict is not None and not one.verdict.ok:
+        words += f"; all was sent, though this migration itself ended as {outcome}"
+    return words
 
 
 def not_compared(one: Check) -> list[str]:

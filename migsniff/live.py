@@ -267,7 +267,9 @@ class LiveMigration:
         if not self._dead:
             yield from self.pipeline.feed(arrival)
         if isinstance(arrival, Ended) and capture is not None:
-            capture.ended(arrival, None if self._dead else self.pipeline.session.omitted)
+            session = self.pipeline.session
+            omitted = None if self._dead else session.omitted
+            capture.ended(arrival, omitted, decided=not self._dead and session.settled is None)
         if isinstance(arrival, Ended) and arrival.direction == "fwd":
             self._draining.pop(arrival.connection, None)
         self._let_go()

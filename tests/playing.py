@@ -148,6 +148,12 @@ def strip(source: Iterable[Arrival]) -> tuple[list[Event], list[Arrival]]:
                 decided = 0
             held[key] = base + decided, data[decided:]
             data = data[:decided]
+        elif not data or session.channel(number) is None:
+            omitted = []
+        elif not (omitted or session.settled is None) or (
+            omitted and (omitted[0][0] < base or omitted[-1][1] > base + len(data))
+        ):
+            omitted = [(base, base + len(data))]  # what nothing has decided may be guest memory
         stored = left(data, base, omitted)
         if data:
             what: Literal["framed", "none"] = "framed" if stored else "none"

@@ -355,7 +355,7 @@ class TestOtherChannels:
         ],
     )
     def test_multifd_packets(self, packet: bytes, code: str) -> None:
-        main = streams.HEADER + streams.configuration(b"virt", streams.page_bits(16))
+        main = streams.HEADER + streams.configuration(b"virt", streams.page_bits(16)) + streams.ram_start()
         events = play(Stream(((0, "fwd", main), (1, "fwd", streams.hello(0) + packet + bytes(1000)))))
         assert [(event.channel, event.code) for event in of(events, Undecodable)] == [("multifd-0", code)]
 

@@ -133,21 +133,22 @@ def test_round_trip(tmp_path: Path, ram: str, steps: list[Live], expected: list[
 
 
 @pytest.mark.parametrize(
-    ("omitted", "kept", "data"),
+    ("omitted", "decided", "kept", "data"),
     [
-        ([(8, 12)], "framed", b"head"),  # the end has decided it
-        ([], "none", b""),
-        (None, "none", b""),
-        ([(0, 3)], "none", b""),  # these are other bytes
-        ([(900, 999)], "none", b""),
+        ([(8, 12)], True, "framed", b"head"),  # the end has decided it
+        ([], False, "none", b""),
+        ([], True, "framed", b"headPAGE"),
+        (None, True, "none", b""),
+        ([(0, 3)], True, "none", b""),  # these are other bytes
+        ([(900, 999)], True, "none", b""),
     ],
 )
 def test_the_end_decides_what_was_held_back(
-    tmp_path: Path, omitted: list[tuple[int, int]] | None, kept: str, data: bytes
+    tmp_path: Path, omitted: list[tuple[int, int]] | None, decided: bool, kept: str, data: bytes
 ) -> None:
     capture = writer(tmp_path)
     put(capture, [OPENED, chunk(0, b"headheadPAGE", 12, settled=4, has_events=True)])
-    capture.ended(FWD_END, omitted)
+    capture.ended(FWD_END, omitted, decided=decided)
     capture.close({})
     assert capture.join(30)
     assert capture.path is not None

@@ -247,7 +247,7 @@ def test_findings_are_of_what_reached_the_destination() -> None:
     at = len(OPEN + RAM) + len(streams.TIMER.item()) + 3
     found, _ = shown(drained(WHOLE, at))
     failed = {each.code: each for each in found}
-    assert "its log names one of 2 sections" in failed["load-failed"].message
+    assert "Its log names one of 2 sections" in failed["load-failed"].message
     assert "timer/0" in failed["load-failed"].message
     assert "serial" not in failed["load-failed"].message
     assert f"at offset {at} of main" in failed["ended-first"].message

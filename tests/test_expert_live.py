@@ -104,7 +104,7 @@ def test_a_source_that_is_slow(tmp_path: Path) -> None:
         assert proxy.verdicts()
         assert [code for code in codes(proxy) if code.startswith("limited")] == ["limited-by-source"]
         text = found(proxy, "limited-by-source")["message"]
-        assert re.search(r": (19\.[5-9]|20\.[0-5]) MB/s, of 3\.\d s bytes waited ", text)
+        assert re.search(r": (19\.[5-9]|20\.[0-5]) MB/s; in 3\.\d s bytes waited ", text)
         assert "constant, as with max-bandwidth" in text
 
 

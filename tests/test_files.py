@@ -291,12 +291,32 @@ def test_incomplete_capture(tmp_path: Path) -> None:
     assert open_source(str(path)).describe == "incomplete capture"
 
 
+def test_a_folder_that_holds_one_capture_is_that_capture(tmp_path: Path) -> None:
+    path = save(tmp_path / "captures", STEPS, "keep")
+    (tmp_path / "captures/notes.txt").write_text("no capture")
+    source = open_source(str(tmp_path / "captures"))
+    assert source.capture is not None
+    assert source.capture.path == path
+    (path / "manifest.json").unlink()
+    (path / "manifest.json").symlink_to("/nowhere")
+    with pytest.raises(CaptureError, match=r"manifest\.json: "):  # not what else may be in a damaged one
+        open_source(str(path))
+
+
+@pytest.mark.parametrize(("count", "told"), [(2, "m-1, m-1-2"), (12, "2 more and m-1-11, m-1-12, m-1-2, ")])
+def test_a_folder_that_holds_several_captures_says_which(tmp_path: Path, count: int, told: str) -> None:
+    for _ in range(count):
+        save(tmp_path, STEPS, "keep")
+    with pytest.raises(CaptureError, match=f"{count} captures are in it, name one: {told}"):
+        open_source(str(tmp_path))
+
+
 @pytest.mark.parametrize(
     ("path", "reason"),
     [
         ("missing", "missing: No such file or directory"),
         ("folder", "folder: no capture, nor one in it"),
-        ("folder/manifest.json", "folder: no capture, nor one in it"),
+        ("folder/manifest.json", "folder: no capture$"),
         ("odd\x1b[2J", r"odd\\x1b\[2J': No such file"),
         ("file/below", "file/below: Not a directory"),
     ],

@@ -47,7 +47,15 @@ def test_the_text_has_the_worst_first_with_its_bytes(capsys: pytest.CaptureFixtu
     assert lines[0].startswith("migration ")
     assert lines[2] == "error (2): 1 load-failed, 1 ended-first"
     assert re.fullmatch(r"  0\.\d{6} \d+ main> 0000:00:05\.0/virtio-net/0 \[load-failed\]", lines[3])
-    assert lines[4].startswith("    the destination gave up loading: it reset the connection (ECONNRESET)")
+    told = lines[4].strip().split(". ")
+    assert (
+        told[0]
+        == "the destination gave up loading: it reset the connection (ECONNRESET), so it had not read all"
+    )
+    assert told[1].startswith(
+        "Its log names one of 32 sections, the likeliest first: 0000:00:05.0/virtio-net/0, "
+    )
+    assert told[-1].endswith("migsniff check tells which")
     assert re.fullmatch(
         r" +\d+  04 00 00 00 .. 17 30 30 30 30 3a .. .. .. .. ..  +\.\.\.\..\.0000:00:05", lines[5]
     )

@@ -1,8 +1,10 @@
 """The summary of `migsniff info`: one screen of text, or one JSON object."""
 
 import json
+from collections.abc import Iterable
 
 import pytest
+from msgspec.structs import replace
 
 from migsniff.core.events import (
     Configuration,
@@ -11,6 +13,7 @@ from migsniff.core.events import (
     Finding,
     RamBlock,
     RamBlocks,
+    Verdict,
 )
 from migsniff.show.info import (
     PASS_HEADINGS,
@@ -19,17 +22,18 @@ from migsniff.show.info import (
     render_info,
     status_line,
     summary_lines,
+    wrapped,
 )
 from migsniff.show.infojson import info_dict
 from migsniff.show.migration import MigrationStats
 from tests.catalogue import STREAMS
 from tests.playing import play
-from tests.synthetic import PACKET, PRECOPY, ram
+from tests.synthetic import PACKET, PRECOPY, ram, reply
 
 FACTS = {"File": "x\x1b.fwd", "Size": 16_616_467, "Stripped": True, "Endpoints": ["a", "b"], "Ended": None}
 
 
-def after(timed: tuple[tuple[int, Event], ...]) -> MigrationStats:
+def after(timed: Iterable[tuple[int, Event]]) -> MigrationStats:
     stats = MigrationStats("m1", source="a:1", destination="b:2")
     for time, event in timed:
         stats.update(time, event)
@@ -72,6 +76,36 @@ def test_line(line: str) -> None:
     assert line in text_of(after(PRECOPY)).splitlines()
 
 
+@pytest.mark.parametrize(
+    ("shut", "expected"),
+    [
+        (0, "39.0 ms (from the switchover to SHUT on the return path)"),
+        (1, "not known, since it failed: from the switchover to the end of the description 31.0 ms"),
+    ],
+)
+def test_a_migration_that_failed_has_no_downtime(shut: int, expected: str) -> None:
+    """Unless the destination said that the guest runs there."""
+    *events, (time, verdict) = PRECOPY
+    changed: list[tuple[int, Event]] = [
+        (at, reply(8, "SHUT", 1, value=shut)) if getattr(event, "name", "") == "SHUT" else (at, event)
+        for at, event in events
+    ]
+    assert isinstance(verdict, Verdict)
+    stats = after([*changed, (time, replace(verdict, ok=False, outcome="failed"))])
+    assert f"Downtime:            {expected}" in text_of(stats).splitlines()
+
+
+@pytest.mark.parametrize("width", [40, 80, 120])
+def test_what_is_too_long_for_the_terminal_goes_on_below_its_text(width: int) -> None:
+    line = "error:               " + "word " * 60
+    first, *more = wrapped(line.rstrip(), width)
+    assert first.startswith("error:               word")
+    assert all(len(part) <= width for part in (first, *more))
+    assert len({len(part) - len(part.lstrip()) for part in more}) == 1
+    assert " ".join([first, *(part.strip() for part in more)]) == line.rstrip()
+    assert wrapped(line[:width].rstrip(), width) == [line[:width].rstrip()]
+
+
 @pytest.mark.parametrize("events", range(len(PRECOPY) + 1))
 def test_every_moment_has_a_summary(events: int) -> None:
     stats = after(PRECOPY[:events])
@@ -80,6 +114,14 @@ def test_every_moment_has_a_summary(events: int) -> None:
     assert all(" " <= character <= "~" for line in lines for character in line)
     assert summary_lines(stats, 5)[0] == "migration m1: a:1 to b:2"
     assert ("none yet, in" in lines[-1]) == (events < len(PRECOPY))
+
+
+def test_what_went_stands_before_what_came_back() -> None:
+    stats = MigrationStats("m1")
+    for channel, direction in (("main", "fwd"), ("main", "rev"), ("multifd-0", "fwd")):
+        stats.progress(1, channel, direction, 100)  # type: ignore[arg-type]
+    rows = [line.split(":")[0] for line in summary_lines(stats, 5) if line.startswith("  ")]
+    assert rows == ["  main fwd", "  multifd-0 fwd", "  main rev"]
 
 
 def test_tables_fit_80_columns() -> None:

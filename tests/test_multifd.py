@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from migsniff.core import multifdfacts
-from migsniff.core.arrivals import Chunk, Direction
+from migsniff.core.arrivals import Chunk, Direction, Ended
 from migsniff.core.errors import StreamProblem
 from migsniff.core.events import (
     ChannelFound,
@@ -126,6 +126,42 @@ def test_packets_before_the_page_size_is_known(cut: Cut) -> None:
     assert len(of(events, MultifdPacket)) == 2
     assert not any(b"secret" in getattr(arrival, "data", b"") for arrival in kept)
     assert decode(Session(), kept) == events
+
+
+UNREADABLE = {
+    "there is none": b"",
+    "no stream": b"no stream at all" * 40,
+    "TLS": bytes.fromhex("1603030040") + bytes(64),
+    "a header": HEADER,
+    "broken": HEADER + b"\x55" * 40,
+    "no RAM blocks": CONFIGURATION + ram_start(BLOCKS)[:20],
+}
+SECRET = multifd_packet(1, normal=1, data=b"secret" * 10, flags=2, page_size=BIG)
+BODIES = {
+    "half a head": SECRET[:10],
+    "half a packet": SECRET[:450],
+    "packets": SECRET * 2 + SECRET[:40],
+    "a sync": multifd_packet(1, b"", flags=1, page_size=BIG),
+}
+
+
+@pytest.mark.parametrize("first", [0, 1], ids=["main first", "channel first"])
+@pytest.mark.parametrize("body", BODIES)
+@pytest.mark.parametrize("main", [*UNREADABLE, "whole"])
+def test_what_is_kept_of_channels_without_a_main_channel_is_read_as_it_was(
+    main: str, body: str, first: int
+) -> None:
+    """Their packets' heads are kept, and nothing that may be guest memory."""
+    pieces: list[Piece] = [(1, "fwd", hello(0) + BODIES[body])]
+    if data := UNREADABLE.get(main, MAIN):
+        pieces.insert(first, (0, "fwd", data))
+    ends = [Ended(5, 1, "fwd", "eof", "source"), Ended(5, 1, "rev", "eof", "destination")]
+    for stream in (Stream(tuple(pieces)), Stream(tuple(pieces), tuple(ends))):
+        for cut in (whole, bytewise, pieces_of(300)):
+            live, kept = strip(arrivals(stream, cut))
+            assert not any(b"secret" in getattr(arrival, "data", b"") for arrival in kept)
+            assert decode(Session(), kept) == live
+            assert "hole" not in [event.code for event in of(live, Undecodable)]
 
 
 def test_packets_whose_page_size_is_never_known() -> None:

@@ -1,6 +1,7 @@
 """The samples: real migrations, saved stripped, are decoded as before, and as QEMU itself has it."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import zstandard
 from migsniff.cli import main
 from tests.counters import agrees
 
+README = Path(__file__).parent.parent / "README.md"
 SAMPLES = Path(__file__).parent.parent / "captures/samples"
 NAMES = sorted(path.parent.name for path in SAMPLES.glob("*/qemu.json"))
 DESCRIBED = sorted(path.parent.name for path in SAMPLES.glob("*/script.state.json.zst"))
@@ -40,6 +42,24 @@ def printed(capfdbinary: pytest.CaptureFixture[bytes], *arguments: str) -> bytes
 def test_a_sample_decodes_as_it_did(name: str, capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     """If it should not: `python -m captures.samples.make --golden`, and look at the difference."""
     assert printed(capfdbinary, "read", "-T", "ndjson", str(SAMPLES / name)) == kept(name, "golden.ndjson")
+
+
+@pytest.mark.parametrize(
+    ("number", "name"), [(1, "x86-72-return-path"), (2, "failed/11-rom-missing")], ids=["fine", "failed"]
+)
+def test_the_readme_shows_what_is_printed(
+    number: int, name: str, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    """Lines that are left out are "...", and so is what is cut off of a line."""
+    block = README.read_text().split("```")[1 + 2 * number]
+    shown = re.sub(r"\n {30}", " ", block).strip("\n").split("\n")
+    out = printed(capfdbinary, "read", "--descriptions", "none", str(SAMPLES / name)).decode()
+    lines = iter(out.splitlines())
+    assert shown
+    for text in shown:
+        start, _, _ = text.strip().partition("...")
+        whole = start == text.strip()
+        assert any(line.strip() == start if whole else line.strip().startswith(start) for line in lines), text
 
 
 @pytest.mark.parametrize("what", ["state", "desc"])

@@ -46,7 +46,8 @@ def after(timed: Iterable[tuple[int, Event]]) -> MigrationStats:
 PHASES = [
     (0, "connecting"),
     (2, "setup"),
-    (7, "setup"),
+    (6, "setup"),
+    (7, "iteration 1"),  # QEMU is active from the end of its setup on, also if no PART is sent to its end
     (9, "iteration 1"),
     (11, "iteration 2"),
     (12, "switchover"),

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 import msgspec
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from migsniff.core import events
 from migsniff.core.arrivals import Direction, TlsFacts
@@ -17,6 +18,7 @@ from migsniff.core.events import (
     CommandSent,
     Configuration,
     DescriptionFound,
+    DeviceSection,
     DirectionEnded,
     DirtySync,
     Draining,
@@ -46,7 +48,7 @@ from migsniff.core.events import (
     Verdict,
 )
 from migsniff.show.fields import field_lines
-from migsniff.show.text import TextLog
+from migsniff.show.text import DEVICES_KEPT, TextLog
 from migsniff.show.words import escape, memory, name, number, rate, seconds, wire
 from tests.synthetic import PRECOPY, device, ram
 
@@ -449,12 +451,54 @@ def test_a_dump_without_times_has_no_rates() -> None:
 
 
 def test_time_since_the_device_before() -> None:
-    lines = lines_of((10, device(0, 9, "a")), (12, device(9, 9, "b")), (2_000_012, device(18, 9, "c")))
+    lines = lines_of(
+        (10, device(0, 9, "a")),
+        (12, device(9, 9, "b")),
+        (12, device(18, 9, "c")),
+        (2_000_012, device(27, 9, "d")),
+    )
     assert [line.split()[6:] for line in lines] == [
         ["provisional"],
         ["provisional", "+0.000002"],
+        ["provisional"],
         ["provisional", "+2.000000"],
     ]
+
+
+TWICE = [event for event in PRECOPY if isinstance(event[1], DeviceSection | DescriptionFound)]
+
+
+def test_a_device_is_told_once_if_its_description_shows_nothing_else() -> None:
+    """Of one that was longer, is not described, or was not seen live, the second line is the news."""
+    timer = device(16_600_111, 50, "timer", provisional=False)
+    found = [*TWICE, (153_000, timer), (153_000, device(1, 50, "new", provisional=False, described=True))]
+    lines = [line.split(maxsplit=6)[3:] for line in lines_of(*found)]
+    assert [(kind, name, *info) for kind, name, _, *info in lines] == [
+        ("FULL", "timer/0", "provisional\n"),
+        ("FULL", "cpu_common/1", "provisional\n"),
+        ("FULL", "0000:00:02.0/vga/0", "provisional +0.000500\n"),
+        ("desc", "-", "3 devices described, page size 4096\n"),
+        ("FULL", "cpu_common/1", "exact, was shown as 300 bytes\n"),
+        ("FULL", "0000:00:02.0/vga/0", "exact, 4 bytes not described\n"),
+        ("FULL", "timer/0", "exact, not described\n"),
+        ("FULL", "new/0", "exact\n"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "options", [{"verbose": True}, {"sections": {"timer"}}, {"wanted": lambda *of: True}]
+)
+def test_whoever_asks_for_devices_sees_both_lines(options: dict[str, Any]) -> None:
+    lines = [line for line in lines_of(*TWICE, **options) if " timer/0 " in line]
+    assert [line.split("\n")[0].split()[-1] for line in lines] == ["provisional", "exact"]
+
+
+def test_as_many_devices_as_a_stream_may_claim_are_not_kept() -> None:
+    found = [
+        device(number * 100, 50, "a", provisional=False, described=True) for number in range(DEVICES_KEPT + 9)
+    ]
+    live = [replace(event, provisional=True, described=False) for event in found]
+    assert len(lines_of(*((0, event) for event in live + found))) == len(live) + 9
 
 
 def test_migrations_do_not_mix_their_times() -> None:

@@ -214,6 +214,16 @@ def until(condition: Callable[[], bool]) -> None:
     pytest.fail("it did not come about")
 
 
+def test_devices_of_one_piece_have_no_time_between_them() -> None:
+    stats = after(14)
+    for number, (time, each) in enumerate([(150_500, "timer"), (150_500, "cpu"), (150_900, "vga")]):
+        assert "1 devices" not in "".join(screen([stats]))
+        stats.update(time, device(16_600_111 + 50 * number, 50, each))
+    lines = {line.split()[0]: line.rstrip() for line in screen([stats], height=30) if " bytes at " in line}
+    assert lines["cpu/0"].endswith("0.150500 s")
+    assert lines["vga/0"].endswith("0.150900 s   +400 us")
+
+
 def test_from_start_to_stop() -> None:
     file = io.StringIO()
     stats = Stats()

@@ -174,7 +174,10 @@ class DirectionDecoder:
 
     def settled(self) -> int:
         """The wire offset up to which it is decided what is guest memory and what is not."""
-        return self.queue.at if self.queue.undecided and self.steps is not None else self.queue.wire_end
+        queue = self.queue
+        if not queue.undecided or self.steps is None:
+            return queue.wire_end
+        return max(queue.at, min(queue.looked, queue.at + queue.size))
 
     def take_omitted(self) -> "list[tuple[int, int]] | NDArray[np.uint64]":
         """The spans of guest memory, and of bytes only counted, since the last call."""

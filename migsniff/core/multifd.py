@@ -133,6 +133,8 @@ class MultifdReader:
         start = queue.at
         while not context.page_size:
             yield from self._main_channel("the page size")
+        while not context.memory.blocks:  # also of a packet without pages: what is read is what is kept
+            yield from self._main_channel("the list of RAM blocks")
         most = MULTIFD_PACKET_BYTES // context.page_size
         header = MULTIFD_PACKET.size + 8 * most
         yield from queue.wait(header)
@@ -151,9 +153,6 @@ class MultifdReader:
         # a compressed page can be larger than the page, but never by much
         if data_size > 2 * whole or (number == NONE and data_size != whole):
             raise StreamProblem("multifd-size", size=data_size, pages=normal)
-        while not context.memory.blocks and normal + zero:
-            yield from self._main_channel("the list of RAM blocks")
-            yield from queue.wait(header)
         queue.undecided = False
         context.multifd.go_on(self.channel)
         name = name.split(b"\0", 1)[0]

@@ -37,17 +37,17 @@ CODES: Final[dict[str, Code]] = {
     # ------------------------------------------------------------ speed.py
     "limited-by-source": Code(
         "note",
-        "the source limits the speed: {rate}, of {time} bytes waited for the destination only {waited}"
+        "the source limits the speed: {rate}; in {time} bytes waited for the destination only {waited}"
         "{constant}",
     ),
     "limited-by-link": Code(
         "note",
-        "the link to the destination limits the speed: {rate}, of {time} bytes waited {waited} for it while "
+        "the link to the destination limits the speed: {rate}; in {time} bytes waited {waited} for it while "
         "the destination had room ({window}){lost}",
     ),
     "limited-by-destination": Code(
         "note",
-        "the destination limits the speed: {rate}, of {time} bytes waited {waited} because it does not read "
+        "the destination limits the speed: {rate}; in {time} bytes waited {waited} because it does not read "
         "what has come{window}",
     ),
     # ------------------------------------------------------------ silence.py
@@ -90,15 +90,15 @@ CODES: Final[dict[str, Code]] = {
     # ------------------------------------------------------------ inventory.py
     "refused-early": Code(
         "error",
-        "the destination gave up at the start: {how}, behind {sent}; by then it has read {read}; its log "
-        'says "Machine type received is ...", "Unknown ramblock", "Size mismatch" or "Length mismatch" if '
+        "the destination gave up at the start, behind {sent}: {how}. It had read {read}. Its log says "
+        '"Machine type received is ...", "Unknown ramblock", "Size mismatch" or "Length mismatch" if '
         "these are not its own: {blocks}; migsniff check tells which",
     ),
     "load-failed": Code(
         "error",
-        "the destination gave up loading: {how}; {footers}; its log names one of {count}, as "
-        '"Unknown savevm section or instance", "Missing section footer for" or "error while loading state '
-        'for instance 0x0 of device", the likeliest first: {sections}; migsniff check tells which',
+        "the destination gave up loading: {how}. Its log names one of {count}, the likeliest first: "
+        '{sections}. It says there "Unknown savevm section or instance", "Missing section footer for" or '
+        '"error while loading state for instance 0x0 of device". {footers}; migsniff check tells which',
     ),
     # ------------------------------------------------------------ transport.py
     "stream-cut": Code(

@@ -25,7 +25,7 @@ from migsniff.expert.rules import Rule, rule
 from migsniff.show.words import memory, name, several
 
 BLOCKS: Final = 8  # that are named
-SECTIONS: Final = 12
+SECTIONS: Final = 6
 FAILURES: Final = ("failed", "refused", "reset")
 
 
@@ -114,11 +114,11 @@ class Inventory(Rule):
             )
 
     def _devices(self, last: DeviceSection, how: str) -> Finding:
-        footers = "of the sections nothing tells whether they fit"
+        footers = "Nothing in the stream tells whether its sections fit"
         if self.past.described and last.footer:
             footers = (
-                "in the stream each footer stands where the source's own description puts it, so what does "
-                "not fit is the destination's schema or command line"
+                "Each footer stands where the source's own description puts it, so what does not fit is the "
+                "destination's schema or command line"
             )
         sections = sorted(self.past.sections, key=likeliest)
         shown = ", ".join(f"{name(idstr)}/{instance}" for idstr, instance in sections[:SECTIONS])

@@ -147,10 +147,13 @@ class CaptureWriter:
         if self._strip:
             self._put(0, self._folder.learned, learned)
 
-    def ended(self, ended: Ended, omitted: "Spans | None" = None) -> None:
-        """One direction of a connection ended. `omitted`: what the end decided of the bytes held back."""
+    def ended(self, ended: Ended, omitted: "Spans | None" = None, *, decided: bool = False) -> None:
+        """One direction of a connection ended. `omitted`: what the end decided of the bytes held back.
+
+        `decided`: of all of them, also if `omitted` is empty.
+        """
         self._time = ended.time
-        self._let_go(ended.connection, ended.direction, omitted)
+        self._let_go(ended.connection, ended.direction, omitted, decided=decided)
         self._put(0, self._folder.ended, ended)
 
     def note(self, time: int, kind: str, connection: int, **facts: object) -> None:
@@ -180,10 +183,13 @@ class CaptureWriter:
 
     # ---------------------------------------------------------------- the caller's side
 
-    def _let_go(self, connection: int, direction: Direction, omitted: "Spans | None") -> None:
+    def _let_go(
+        self, connection: int, direction: Direction, omitted: "Spans | None", *, decided: bool = False
+    ) -> None:
         """Save what was held back: nothing will decide it any more. What may be guest memory is left out.
 
-        That is all of it, unless `omitted` speaks of these very bytes, or the connection never had a name.
+        That is all of it, unless `omitted` speaks of these very bytes, all of them are `decided`, or the
+        connection never had a name.
         """
         held = self._held.pop((connection, direction), None)
         if held is None or self.problem is not None:
@@ -192,7 +198,11 @@ class CaptureWriter:
         base = end - len(held)
         if connection not in self._named:
             omitted = []
-        elif omitted is None or not len(omitted) or omitted[0][0] < base or omitted[-1][1] > end:
+        elif (
+            omitted is None
+            or not (len(omitted) or decided)
+            or (len(omitted) and (omitted[0][0] < base or omitted[-1][1] > end))
+        ):
             omitted = [(base, end)]
         chunk = Chunk(self._time, connection, direction, held, end)
         try:

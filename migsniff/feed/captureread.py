@@ -53,6 +53,7 @@ PIECE: Final = 1 << 20  # bytes of a chunk at most
 FILE_BUFFER: Final = 64 << 10
 MAX_PACKED: Final = 32  # compressed files open at once: each may take PACKED_WINDOW
 PACKED_WINDOW: Final = 16 << 20
+LISTED: Final = 10  # captures of a folder, the last ones by name
 READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
@@ -65,16 +66,23 @@ def open_capture(path: Path) -> "Capture":
     return Capture(path)
 
 
-def _captures_in(path: Path) -> str:
-    """Which captures stand in a folder that is none itself: where the proxy puts them, one each."""
+def find_capture(path: Path) -> "Capture":
+    """The capture that folder `path` is, or the only one in it. Raises CaptureError."""
+    if os.path.lexists(path / MANIFEST):
+        return Capture(path)
     try:
-        found = sorted(entry.name for entry in path.iterdir() if (entry / MANIFEST).is_file())
-    except OSError:
-        return ""
+        found = sorted(entry for entry in path.iterdir() if (entry / MANIFEST).is_file())
+    except OSError as error:
+        raise CaptureError(f"{printable(str(path))}: {_reason(error)}") from None
     if not found:
-        return ", nor one in it"
-    others = f" and {len(found) - 1} more" if len(found) > 1 else ""
-    return f" itself; in it is {printable(found[-1])}{others}"
+        raise CaptureError(f"{printable(str(path))}: no capture, nor one in it")
+    if len(found) > 1:
+        names = ", ".join(printable(entry.name) for entry in found[-LISTED:])
+        others = f"{len(found) - LISTED} more and " if len(found) > LISTED else ""
+        raise CaptureError(
+            f"{printable(str(path))}: {len(found)} captures are in it, name one: {others}{names}"
+        )
+    return Capture(found[0])
 
 
 class Capture:
@@ -89,7 +97,7 @@ class Capture:
         except (ValueError, RecursionError) as error:
             raise CaptureError(f"{self.name(MANIFEST)}: {error}") from None
         except FileNotFoundError:
-            raise CaptureError(f"{printable(str(path))}: no capture{_captures_in(path)}") from None
+            raise CaptureError(f"{printable(str(path))}: no capture") from None
         except OSError as error:
             raise CaptureError(f"{self.name(MANIFEST)}: {_reason(error)}") from None
         self.contents = self.manifest.ram == "keep"

@@ -17,6 +17,17 @@ UNIX_PATH_LIMIT: Final = 107
 BACKLOG: Final = 256
 SAME_PORT_TRIES: Final = 20
 
+OF_QEMU: Final = {
+    "rdma": "RDMA goes past the host's sockets and cannot be proxied; migrate over tcp: to see the stream",
+    "exec": "a command's pipe has no address; let the command connect or listen, as exec:'nc HOST PORT', or "
+    "write a file, exec:'cat>FILE', for migsniff read FILE",
+    "fd": "a descriptor has no address; have whoever opens it connect it to migsniff's port or unix socket",
+    "file": "nothing is sent to a file's reader; migsniff read FILE shows it (--offset N as in offset=N)",
+    "vsock": "use tcp: or unix:, or put a relay between, as socat VSOCK-LISTEN:PORT UNIX-CONNECT:PATH",
+    "defer": "it names no address; write the one that migrate_incoming is given",
+}
+"""What QEMU migrates over beside sockets that can be proxied, and what to do instead."""
+
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 SocketAddress = tuple[str | int, ...] | str
 """What connect() takes: (host, port[, flow, scope]) or a path."""
@@ -40,9 +51,19 @@ class Endpoint:
 
 
 def parse_endpoint(text: str, *, listening: bool) -> Endpoint:
-    """PORT, HOST:PORT, [IPv6]:PORT, tcp:HOST:PORT or unix:PATH; UsageError says what is wrong with it."""
+    """PORT, HOST:PORT, [IPv6]:PORT, tcp:HOST:PORT or unix:PATH; UsageError says what is wrong with it.
+
+    A host that is called as one of QEMU's other transports is written tcp:HOST:PORT.
+    """
     if text.startswith("unix:"):
         return Endpoint(path=_checked_path(text.removeprefix("unix:"), text))
+    scheme = text.partition(":")[0]
+    if scheme in OF_QEMU:
+        raise UsageError(
+            f"endpoint {text!r}: {scheme}: is QEMU's, migsniff takes tcp: and unix:; {OF_QEMU[scheme]}"
+        )
+    if "://" in text:
+        raise UsageError(f"endpoint {text!r}: no URL; write HOST:PORT or unix:PATH")
     rest = text.removeprefix("tcp:")
     if "," in rest:
         raise UsageError(f"endpoint {text!r}: options after a comma are QEMU's; write HOST:PORT alone")

@@ -14,7 +14,7 @@ from migsniff.core.arrivals import (
 )
 from migsniff.core.errors import CaptureError
 from migsniff.feed.captureformat import MANIFEST, TIMELINE, printable
-from migsniff.feed.captureread import Capture, open_capture
+from migsniff.feed.captureread import Capture, find_capture, open_capture
 from migsniff.feed.container import MAGIC, read_blocks, read_direction
 from migsniff.feed.libvirt import MAGICS as LIBVIRT
 from migsniff.feed.libvirt import read_header
@@ -72,6 +72,7 @@ def open_source(
 ) -> Source:
     """Open a capture's folder, a file of one, a file that holds a stream, or "-" for standard input.
 
+    A folder in which there is one capture, and no more, is that capture.
     `port`: which connections of a packet capture to read. `offset`: where in the file to begin. `snapshot`:
     the name or id of that of a qcow2 image. `file`: what `look_into` has opened. Raises CaptureError.
     """
@@ -85,7 +86,7 @@ def open_source(
             opener.refuse(name, "a capture")
             if file is not None:
                 file.close()
-            return CaptureSource(open_capture(place if place.is_dir() else place.parent))
+            return CaptureSource(find_capture(place) if place.is_dir() else open_capture(place.parent))
         return opener.open(file or _open(path), name, printable(place.name), place)
     except OSError as error:
         raise CaptureError(f"{name}: {error.strerror or error}") from None

@@ -1,6 +1,7 @@
 """`migsniff info`: a migration on one screen, as capinfos has it, and the live view's summary."""
 
 import json
+import textwrap
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -8,7 +9,7 @@ from migsniff.core.events import SEVERITIES, DirectionEnded
 from migsniff.show.fields import counts_text
 from migsniff.show.findings import severity
 from migsniff.show.infojson import info_dict
-from migsniff.show.migration import MigrationStats
+from migsniff.show.migration import DOWNTIME_PONG, DOWNTIME_SHUT, MigrationStats
 from migsniff.show.model import BlockStats, PassStats
 from migsniff.show.tls import rows as tls_rows
 from migsniff.show.words import escape, from_whom, memory, name, number, place, rate, seconds, several, wire
@@ -90,6 +91,7 @@ def totals(stats: MigrationStats) -> list[tuple[str, str]]:
         ("Bytes", f"{stats.sent} sent, {stats.returned} returned{mean}"),
     ]
     directions = list(stats.bytes.items()) if len(stats.bytes) > 2 else []
+    directions.sort(key=lambda each: each[0][1] == "rev")  # channels come in the order of their first bytes
     for (channel, direction), count in directions[:DIRECTIONS_SHOWN]:
         rows.append((f"  {name(channel)} {direction}", str(count)))
     if others := directions[DIRECTIONS_SHOWN:]:
@@ -124,6 +126,9 @@ def downtime_text(stats: MigrationStats) -> str:
     downtime = stats.downtime
     if downtime is None:
         return "not known: no sign that the guest runs again"
+    failed = stats.verdict is not None and not stats.verdict.ok
+    if failed and downtime[1] not in (DOWNTIME_SHUT, DOWNTIME_PONG):  # all was sent, but nobody took it
+        return f"not known, since it failed: from the switchover to {downtime[1]} {seconds(downtime[0])}"
     return f"{seconds(downtime[0])} (from the switchover to {downtime[1]})"
 
 
@@ -217,6 +222,12 @@ def summary_lines(stats: MigrationStats, passes: int) -> list[str]:
     if rows:
         lines += ["  " + pass_line(PASS_HEADINGS), *("  " + row for row in rows)]
     return [*lines, *finding_rows(stats, 3), _labelled("Verdict", verdict_text(stats))]
+
+
+def wrapped(line: str, width: int) -> list[str]:
+    """A line of the summary as a terminal so wide shows it: what goes on stands below its text."""
+    behind = " " * (LABEL_WIDTH + 1 if width >= 3 * LABEL_WIDTH else 2)
+    return textwrap.wrap(line, width, subsequent_indent=behind) if len(line) > width else [line]
 
 
 def status_line(stats: MigrationStats, now: int) -> str:

@@ -209,7 +209,7 @@ class MigrationStats:
         self.ram_sections += 1
         self._pages(event)
         self._section(time, event)
-        if event.section_type == "PART" and not self.postcopy:
+        if event.section_type != "END" and not self.postcopy:
             self.phase = f"iteration {event.iteration}"
 
     def _pages(self, event: RamSection | LoosePages) -> None:

@@ -15,7 +15,7 @@ from migsniff.show.info import PASS_HEADINGS, pass_cells, pass_line, share, show
 from migsniff.show.matching import Matching
 from migsniff.show.migration import MigrationStats
 from migsniff.show.tls import rows as tls_rows
-from migsniff.show.words import escape, memory, name, number, rate, seconds, wire
+from migsniff.show.words import escape, memory, name, number, rate, seconds, several, wire
 
 LINES_COMPACT: Final = 3
 NAME_WIDTH: Final = 24
@@ -159,10 +159,12 @@ def _passes(stats: MigrationStats, room: int) -> list[RenderableType]:
 def _devices(stats: MigrationStats, room: int) -> list[RenderableType]:
     if room < 1:
         return []
-    lines: list[RenderableType] = [_line(f"{stats.devices} devices, {wire(stats.device_bytes)}", "dim")]
+    lines: list[RenderableType] = [
+        _line(f"{several(stats.devices, 'device')}, {wire(stats.device_bytes)}", "dim")
+    ]
     last = list(stats.last_devices)
     for device in last[max(0, len(last) - room + 1) :]:
-        since = "" if device.since is None else f"+{seconds(device.since)}"
+        since = f"+{seconds(device.since)}" if device.since else ""  # several come in one piece
         label = name(device.name)
         if len(label) > DEVICE_WIDTH:
             label = "..." + label[3 - DEVICE_WIDTH :]

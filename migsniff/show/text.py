@@ -56,6 +56,7 @@ from migsniff.show.words import escape, from_whom, memory, name, place, rate, se
 BLOCKS_SHOWN: Final = 3
 PAIRS_SHOWN: Final = 3
 RELATIVE_WIDTH: Final = 10
+DEVICES_KEPT: Final = 4096  # that are not told twice
 FAULTS_TOGETHER: Final = 1_000_000  # µs of page faults that share a line
 
 _COLORS: Final = {"bad": "31", "error": "31", "warn": "33", "sync": "36", "verdict": "1;31"}
@@ -86,13 +87,16 @@ class _Past:
     device: int | None = None
     faults: FaultStats = field(default_factory=FaultStats)
     faults_since: int | None = None
+    devices: set[tuple[str, int, int]] = field(default_factory=set)
+    """Channel, offset and size of those that have a line, and no description yet."""
 
 
 class TextLog:
     """A show sink that calls `write` once a record, with its line and (`verbose`) the tree below it.
 
     Multifd packets, which come by the thousand, have lines only if `verbose`; otherwise there is one for all
-    that a channel has carried between two syncs.
+    that a channel has carried between two syncs. A device has a second one only if its
+    description shows it otherwise.
     `time_format`: "r" seconds since the migration's first connection, "ad" UTC date and time, for which
     `start_time` or `begins` must have told when that was. `prefix` puts the migration's id before each line.
     `sections`: see `selected`. With `wanted`, every record that it lets through has a line, and none else.
@@ -118,6 +122,7 @@ class TextLog:
         self._sections = sections
         self._wanted = wanted
         self._each = verbose or wanted is not None  # also packets and page faults one by one
+        self._twice = self._each or sections is not None  # also devices that are exactly as they were shown
         self.prefix = prefix
         self._past: dict[str, _Past] = {}
 
@@ -134,6 +139,8 @@ class TextLog:
             past = self._past[migration] = _Past(self._start_time)
         taken = past.faults.update(time, event)
         if not self._each and self._together(migration, past, time, event):
+            return
+        if not self._twice and isinstance(event, DeviceSection) and self._told(past, event):
             return
         wanted = self._wanted is None or self._wanted(migration, time, event)
         # also of what is not wanted where the next line is compared with it
@@ -176,6 +183,18 @@ class TextLog:
             faults.clear()
             past.faults_since = None
         return part
+
+    @staticmethod
+    def _told(past: _Past, event: DeviceSection) -> bool:
+        """Whether a device's line stands there already, and was right."""
+        key = event.channel, event.offset, event.size
+        if not event.provisional:
+            known = key in past.devices
+            past.devices.discard(key)
+            return known and event.described and not event.undescribed
+        if len(past.devices) < DEVICES_KEPT:
+            past.devices.add(key)
+        return False
 
     def _clock(self, past: _Past, time: int) -> str:
         if self._absolute and past.start is not None:
@@ -308,8 +327,7 @@ def _addresses(blocks: tuple[BlockPages, ...]) -> str:
 
 def _device(past: _Past, time: int, event: DeviceSection) -> str:
     if event.provisional:
-        # a dump has no times: all are 0
-        since = "" if past.device is None or not time else f" +{(time - past.device) / 1e6:.6f}"
+        since = "" if past.device is None or time <= past.device else f" +{(time - past.device) / 1e6:.6f}"
         past.device = time
         info = "cut off" if event.cut else "provisional"
         if event.assumed:

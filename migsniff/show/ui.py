@@ -10,7 +10,7 @@ from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from migsniff.show.info import summary_lines
+from migsniff.show.info import summary_lines, wrapped
 from migsniff.show.matching import Matching
 from migsniff.show.migration import MigrationStats
 from migsniff.show.screen import draw
@@ -119,10 +119,14 @@ class LiveView:
             if stats is None:
                 continue
             self._summarised.add(key)
-            lines = summary_lines(stats, SUMMARY_PASSES)
-            for line in lines[:-1]:
-                self._console.print(Text(line))
-            self._console.print(Text(lines[-1], style=_verdict_style(stats)))
+            *lines, last = summary_lines(stats, SUMMARY_PASSES)
+            for line in lines:
+                self._print(line)
+            self._print(last, _verdict_style(stats))
+
+    def _print(self, line: str, style: str = "") -> None:
+        for part in wrapped(line, self._console.width):
+            self._console.print(Text(part, style=style))
 
     def _drawn(self) -> RenderableType:
         """A fault of the view must not end it silently, nor anything else."""
