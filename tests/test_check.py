@@ -115,6 +115,7 @@ def test_what_fails(
         ({"machine": b"virt"}, {"machine": b"virt-11.1", "more": full(7, b"d", b"")}, "check-extra-sections"),
         ({"blocks": {b"/rom@x": 4096}}, {"blocks": {b"/rom@x": 8192}}, "check-block-resized"),
         ({"more": full(7, b"globalstate", b"abcd")}, {}, "check-section-maybe"),
+        ({"more": full(7, b"audio", b"")}, {}, "check-section-maybe"),  # known where there is an -audiodev
         (
             {"more": full(7, b"dev", b"abcd")},  # as it was called before devices had paths
             {"more": full(7, b"0000:00:01.0/dev", b"abcd")},

@@ -45,8 +45,8 @@ from migsniff.values.tables.pci import PCI_STATUS, PCI_STD_HEADER_SIZEOF
 from migsniff.values.virtio import VirtioState
 from migsniff.values.virtiofeatures import feature_names
 
-OPTIONAL: Final = ("block", "dirty-bitmap", "globalstate")
-"""Sections that QEMU sends only when there is something to say, and always knows."""
+OPTIONAL: Final = ("audio", "block", "dirty-bitmap", "globalstate", "spapr_drc")
+"""What QEMU may know and not send: it has nothing to say of it, or only old ones do (audio, before 6.2)."""
 RESIZEABLE: Final = "/rom@"
 """What hw/core/loader.c registers as resizeable: tables that the firmware reads."""
 JUDGED: Final = 8
