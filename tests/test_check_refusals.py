@@ -73,6 +73,19 @@ def test_system_registers(
 
 
 @pytest.mark.parametrize(
+    ("index", "number"),
+    [
+        (0x603000000013C030, 0x1013C030),  # as QEMU 11.1 said of what 10.0 and 7.2 sent
+        (0x40200000200F3A00, 0x200F3A00),
+        (0x40200000000F3A00, 0x200F3A00),
+    ],
+)
+def test_registers_have_the_numbers_that_qemu_says(index: int, number: int) -> None:
+    (found,) = register_refusals(cpu(OLD, {index: 0}), cpu(NEW, {}))
+    assert found.details["number"] == number
+
+
+@pytest.mark.parametrize(
     "fields",
     [
         (),

@@ -105,10 +105,11 @@ def _unknown(here: Registers, there: Registers) -> Iterator[Refusal]:
 
 
 def _own_number(index: int) -> int:
-    """As kvm_to_cpreg_id makes it of KVM's number."""
+    """As kvm_to_cpreg_id makes it of KVM's number: of 32-bit registers it says that they are not secure."""
     low = index & 0xFFFF_FFFF
     if index & arm.KVM_REG_ARCH_MASK == arm.KVM_REG_ARM64:
         return low | AARCH64
+    low |= NOT_SECURE
     return low | COPROCESSOR_64 if index & arm.KVM_REG_SIZE_MASK == arm.KVM_REG_SIZE_U64 else low
 
 
