@@ -7,6 +7,11 @@ NET: Final = "-device virtio-net-pci,addr=5"
 BLOCK: Final = "-drive if=none,id=d,driver=null-co -device virtio-blk-pci,addr=6,drive=d"
 IDE: Final = "-drive if=none,id=d,driver=null-co -device ide-hd,drive=d"
 RNG: Final = "virtio-rng-pci"
+SCSI: Final = "-device virtio-scsi-pci,addr=5,vectors=4,num_queues="
+SERIAL: Final = "-M pc-i440fx-5.2 -device virtio-serial-pci,addr=5,id=v"
+SLOTS: Final = "-m 64,slots=2,maxmem=1G"
+CODEC: Final = "-M pc-q35-7.2 -audiodev none,id=a -device intel-hda,addr=5 -device hda-"
+AER: Final = "-M pc-q35-7.2 -device pcie-root-port,id=r,chassis=1,addr=4 -device e1000e,bus=r,romfile="
 PORT: Final = "-M pc-q35-7.2 -device pcie-root-port,id=r,chassis=1,addr=5"
 
 
@@ -24,7 +29,8 @@ def taking_features(features: int) -> bytes:
 class Pair(NamedTuple):
     """Versions of source and destination, the arguments of both, and of the destination if they differ.
 
-    `capabilities` of the source alone; `disk` is what both boot. `dump`: the codes that -dump-vmstate gives.
+    `capabilities` of the source alone; `disk` is what both boot. `dump`: the codes that -dump-vmstate gives;
+    `warned`: those of warnings although it loads; `later`: of errors behind what only a dump tells.
     """
 
     name: str
@@ -36,6 +42,8 @@ class Pair(NamedTuple):
     capabilities: tuple[str, ...] = ()
     disk: bytes = b""
     dump: tuple[str, ...] = ()
+    warned: tuple[str, ...] = ()
+    later: tuple[str, ...] = ()
 
     @property
     def destination_arguments(self) -> str:
@@ -159,6 +167,68 @@ FAIL: Final = (
         arch="aarch64",
         dump=("check-version",),
     ),
+    Pair("system registers", "7.2", "10.0", "-M virt-7.2 -cpu cortex-a57", arch="aarch64"),
+    Pair("system registers, back", "10.0", "7.2", "-M virt-7.2 -cpu cortex-a57", arch="aarch64"),
+    Pair("system registers, to 11.1", "10.0", "11.1", "-M virt-7.2 -cpu max -smp 2", arch="aarch64"),
+    Pair(
+        "EL2",
+        "11.1",
+        "11.1",
+        "-M virt-10.0,virtualization=on -cpu cortex-a57",
+        "-M virt-10.0 -cpu cortex-a57",
+        arch="aarch64",
+    ),
+    Pair("ID registers", "5.2", "7.2", "-M virt-5.2 -cpu cortex-a15", arch="aarch64"),
+    Pair(
+        "no LPA2", "11.1", "11.1", "-M virt-10.0 -cpu max,lpa2=off", "-M virt-10.0 -cpu max", arch="aarch64"
+    ),
+    Pair(
+        "another CPU, Arm",
+        "11.1",
+        "11.1",
+        "-M virt-10.0 -cpu cortex-a57",
+        "-M virt-10.0 -cpu cortex-a72",
+        arch="aarch64",
+    ),
+    Pair(
+        "size of a queue",
+        "11.1",
+        "11.1",
+        f"-M pc-q35-11.1 {BLOCK},queue-size=256",
+        f"-M pc-q35-11.1 {BLOCK},queue-size=128",
+    ),
+    Pair("fewer queues", "11.1", "11.1", f"-M pc-q35-11.1 {SCSI}3", f"-M pc-q35-11.1 {SCSI}1"),
+    Pair(
+        "no virtserialport",
+        "5.2",
+        "11.1",
+        f"{SERIAL} -device virtserialport,bus=v.0,nr=2",
+        SERIAL,
+    ),
+    Pair(
+        "a virtserialport more",
+        "7.2",
+        "5.2",
+        SERIAL,
+        f"{SERIAL} -device virtserialport,bus=v.0,nr=2",
+    ),
+    Pair("no virtconsole", "11.1", "7.2", f"{SERIAL} -device virtconsole,bus=v.0", SERIAL),
+    Pair("no slots for memory", "7.2", "10.0", f"-M pc-q35-7.2 {SLOTS}", "-M pc-q35-7.2 -m 64"),
+    Pair(
+        "slots for memory",
+        "11.1",
+        "7.2",
+        "-M pc-i440fx-7.2 -m 64",
+        f"-M pc-i440fx-7.2 {SLOTS}",
+    ),
+    Pair("codec", "7.2", "11.1", f"{CODEC}duplex,audiodev=a", f"{CODEC}output,audiodev=a"),
+    Pair(
+        "mask of AER",
+        "11.1",
+        "10.0",
+        f"{AER},x-pcie-err-unc-mask=on",
+        f"{AER},x-pcie-err-unc-mask=off",
+    ),
     Pair("an older section, RISC-V", "7.2", "10.0", "-M virt", arch="riscv64"),
     Pair(
         "an older section, RISC-V, to 11.1",
@@ -185,6 +255,7 @@ DUMP: Final = (
         "-M virt-5.2 -device virtio-iommu-pci",
         arch="aarch64",
         dump=("check-version-old",),
+        later=("check-register-value",),
     ),
 )
 """What fails, and only -dump-vmstate tells: no stream has what is not needed, nor the oldest versions."""
@@ -198,6 +269,7 @@ DOUBT: Final = (
         f"-M pc-i440fx-7.2 {NET},mrg_rxbuf=off",
         disk=taking_features(1 << 5 | 1 << 15 | 1 << 16),
     ),
+    Pair("sizes of queues", "10.0", "11.1", f"-M pc-q35-10.0 -device {RNG},addr=5"),
     Pair(
         "a longer machine type, LoongArch",
         "10.0",
@@ -246,6 +318,34 @@ LOAD: Final = (
     Pair(
         "SCSI, AHCI", "11.1", "10.0", "-M pc-q35-10.0 -device virtio-scsi-pci,addr=6 -device ich9-ahci,addr=7"
     ),
+    Pair(
+        "fewer queues, where none looks",
+        "7.2",
+        "10.0",
+        f"-M pc-q35-7.2 {SCSI}3",
+        f"-M pc-q35-7.2 {SCSI}1",
+        warned=("check-queue-size-maybe",),
+    ),
+    Pair(
+        "a larger queue", "11.1", "11.1", f"-M q35 {BLOCK},queue-size=128", f"-M q35 {BLOCK},queue-size=256"
+    ),
+    Pair(
+        "serial ports",
+        "7.2",
+        "10.0",
+        f"{SERIAL} -device virtconsole,bus=v.0 -device virtserialport,bus=v.0,nr=3",
+    ),
+    Pair("codec, back", "11.1", "7.2", f"{CODEC}output,audiodev=a", f"{CODEC}duplex,audiodev=a"),
+    Pair(
+        "more system registers",
+        "5.2",
+        "5.2",
+        "-M virt-5.2 -cpu max,sve=off",
+        "-M virt-5.2 -cpu max",
+        arch="aarch64",
+    ),
+    Pair("Arm", "11.1", "11.1", "-M virt-10.0 -cpu max -smp 2", arch="aarch64"),
+    Pair("Arm, 2 CPUs", "7.2", "7.2", "-M virt-7.2 -cpu cortex-a57 -smp 2", arch="aarch64"),
     Pair("IDE disk", "7.2", "7.2", f"-M pc-i440fx-7.2 {IDE}"),
     Pair("no IDE disk there", "7.2", "7.2", f"-M pc-i440fx-7.2 {IDE}", "-M pc-i440fx-7.2"),
     Pair("IDE disk, all the way", "5.2", "11.1", f"-M pc-i440fx-5.2 {IDE}"),

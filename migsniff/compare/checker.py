@@ -7,6 +7,8 @@ from typing import Final
 
 from msgspec.structs import replace
 
+from migsniff.compare.armregisters import without_registers
+from migsniff.compare.devices import config_findings, feature_findings, refused
 from migsniff.compare.images import Images, images_of
 from migsniff.compare.inventory import MAX_SECTIONS, Inventory
 from migsniff.compare.layout import (
@@ -21,7 +23,7 @@ from migsniff.compare.layout import (
     subsections,
 )
 from migsniff.compare.omitted import Omitted, first_of
-from migsniff.compare.pciconfig import difference
+from migsniff.compare.refusals import settled
 from migsniff.compare.schema import Schema
 from migsniff.core.events import (
     Configuration,
@@ -41,9 +43,6 @@ from migsniff.expert.evidence import block_entries, plain, section_footer, secti
 from migsniff.expert.framing import called
 from migsniff.feed.dumpvmstate import State
 from migsniff.show.words import name
-from migsniff.values.tables.pci import PCI_STATUS, PCI_STD_HEADER_SIZEOF
-from migsniff.values.virtio import VirtioState
-from migsniff.values.virtiofeatures import feature_names
 
 OPTIONAL: Final = ("audio", "block", "dirty-bitmap", "globalstate", "spapr_drc")
 """What QEMU may know and not send: it has nothing to say of it, or only old ones do (audio, before 6.2)."""
@@ -221,16 +220,16 @@ class Checker:
         local = self.local(event)
         if local is None:
             return
-        yield from self._pci(event, local)
+        yield from self._images(event, local)
         if event.cut:  # what has not come does not fit either
             return
         older = event.version_id < local.version_id
-        fit = Fit(event.fields, local.fields, older=older)
+        fit = Fit(without_registers(event.fields), without_registers(local.fields), older=older)
         found = fit.misfit()
         if older:
             yield self._older(event, local, found)
         elif found is not None:
-            yield self._misfit(event, found)
+            yield self._misfit(event, settled(found))
         known = {one.name: one for one in reversed(list(subsections(local.fields)))}
         for one in each_name(subsections(event.fields)):
             there = known.get(one.name)
@@ -239,7 +238,19 @@ class Checker:
             elif (one.version or 0) > (there.version or 0):
                 yield self._other_version(event, one, there.version or 0, "new")
             elif (found := fit.subsection(one, there)) is not None:
-                yield self._misfit(event, found)
+                yield self._misfit(event, settled(found))
+
+    def _images(self, event: DeviceSection, local: DeviceSection) -> Iterator[Finding]:
+        """What a device's own code reads, and compares with what the destination's is."""
+        assert isinstance(self.destination, Inventory)
+        key = event.idstr, event.instance_id
+        if key not in self.images:  # they are as many as the destination's sections
+            self.images[key] = images_of(local, self.machine)
+        here, there = images_of(event, self.machine), self.images[key]
+        yield from config_findings(event, here, there, self.destination, self.omitted)
+        if not event.cut:
+            yield from refused(event, local, self.destination, here, there)
+        yield from feature_findings(event, here, there, self.omitted)
 
     def _length(self, event: DeviceSection) -> Iterator[Finding]:
         """A section of which nobody knows the fields can still be too short."""
@@ -346,56 +357,3 @@ class Checker:
             instance=event.instance_id,
             **details,
         )
-
-    # ------------------------------------------------------------ PCI and virtio
-
-    def _pci(self, event: DeviceSection, local: DeviceSection) -> Iterator[Finding]:
-        key = event.idstr, event.instance_id
-        if key not in self.images:  # they are as many as the destination's sections
-            self.images[key] = images_of(local, self.machine)
-        here, there = images_of(event, self.machine), self.images[key]
-        ours, theirs = here.config, there.config
-        if ours is not None and theirs is not None:
-            self.omitted.bars = True
-            if (found := difference(ours.raw, theirs.raw)) is not None:
-                at = found.at
-                yield finding(
-                    "check-pci" if found.certain else "check-pci-maybe",
-                    event,
-                    section=called(event),
-                    field=ours.name,
-                    offset=ours.offset + at,
-                    size=1,
-                    evidence=ours.raw[at : at + 1],
-                    i=f"{at:x}",
-                    read=f"{found.read:x}",
-                    device=f"{found.device:x}",
-                    # pci_init_cmask compares all bits of all that is listed but status; others are writable
-                    cmask=f"{found.mask if at == PCI_STATUS else 0xFF:x}",
-                    wmask=f"{~found.mask & 0xFF if at >= PCI_STD_HEADER_SIZEOF else 0:x}",
-                    register=found.register,
-                )
-        if here.opaque:
-            self.omitted.opaque[name(called(event))] = None
-            if here.virtio is not None and there.virtio is not None and here.virtio.features:
-                yield from self._features(event, here.virtio, there.virtio)
-
-    def _features(self, event: DeviceSection, here: VirtioState, there: VirtioState) -> Iterator[Finding]:
-        section = called(event)
-        kind = event.idstr.rpartition("/")[2]
-        if not there.features:  # at reset, most likely: no guest has chosen any
-            self.omitted.features[f"{name(section)} ({' '.join(feature_names(kind, here.features))})"] = None
-        elif bits := here.features & ~there.features:
-            size = 4 if here.features_offset < here.status_offset + 8 else 8
-            yield finding(
-                "check-virtio-features",
-                event,
-                section=section,
-                field="virtio.guest_features",
-                offset=here.features_offset,
-                size=size,
-                evidence=here.features.to_bytes(16, "big")[-size:],
-                received=f"{here.features:#x}",
-                local=f"{there.features:#x}",
-                names=" ".join(feature_names(kind, bits)),
-            )

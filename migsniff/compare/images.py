@@ -8,11 +8,12 @@ from migsniff.values.virtiotransports import cut_config
 
 
 class Images(NamedTuple):
-    """What was found of either. `opaque`: virtio's own state stands there, readable or not."""
+    """What was found of either. `opaque`: virtio's own state stands there, readable or not: its `fields`."""
 
     config: Field | None
     virtio: VirtioState | None
     opaque: bool
+    fields: tuple[Field, ...] = ()
 
 
 def images_of(section: DeviceSection, machine: str) -> Images:
@@ -22,7 +23,7 @@ def images_of(section: DeviceSection, machine: str) -> Images:
     opaque = any(field.type == "virtio" for field in section.fields)
     read = virtio_image(section, machine) if opaque else None
     fields, state = (section.fields, None) if read is None else read
-    return Images(_config(fields), state, opaque)
+    return Images(_config(fields), state, opaque, () if read is None else fields)
 
 
 def _config(fields: tuple[Field, ...]) -> Field | None:

@@ -19,6 +19,8 @@ from migsniff.core.events import (
 )
 
 MAX_SECTIONS: Final = 65536
+RECENT: Final = b'{"configuration"'
+PRELAUNCH: Final = b"prelaunch\0"  # of RunState, qapi/run-state.json
 
 
 @dataclass(slots=True)
@@ -28,7 +30,7 @@ class Inventory:
     `sections` are by (idstr, instance id), in the order in which they began; of a device the last word that
     was said of it (exact where there was a description), of a live section its first. `omitted`: sections
     beyond MAX_SECTIONS. `all_sent`: the EOF has come. `tails`: what stands behind the device's path in the
-    names that have one.
+    names that have one. `recent`: the description tells the configuration too, as QEMU's do since 8.2.
     """
 
     configuration: Configuration | None = None
@@ -41,11 +43,19 @@ class Inventory:
     verdict: Verdict | None = None
     omitted: int = 0
     tails: set[str] = field(default_factory=set)
+    recent: bool = False
 
     @property
     def machine(self) -> str:
         """The machine type, "" if the stream does not tell it."""
         return self.configuration.machine if self.configuration else ""
+
+    @property
+    def at_reset(self) -> bool:
+        """Whether no CPU of this guest has run yet (-S)."""
+        state = self.sections.get(("globalstate", 0))
+        fields = state.fields if isinstance(state, DeviceSection) else ()
+        return any(one.name == "runstate" and one.raw.startswith(PRELAUNCH) for one in fields)
 
     @property
     def devices(self) -> dict[tuple[str, int], DeviceSection]:
@@ -68,6 +78,7 @@ class Inventory:
                 self.commands.append(event.name)
             case DescriptionFound():
                 self.described = True
+                self.recent = event.text.startswith(RECENT)
             case EndOfStream():
                 self.all_sent = True
             case Verdict():

@@ -28,9 +28,11 @@ class Omitted:
 
     def words(self, destination: Inventory | Schema) -> list[str]:
         """What was not compared with this destination, in words."""
-        words = ["values that QEMU checks in code of its own (post_load), and features that the host lacks"]
+        words = [
+            "most values that QEMU checks in code of its own (post_load), and features that the host lacks"
+        ]
         if self.bars:
-            words.append("sizes of PCI BARs and registers that are read-only in some devices alone")
+            words.append("most sizes of PCI BARs, and registers that are read-only in some devices alone")
         if self.opaque:
             words.append(f"virtio state behind the PCI configuration space: {_few(self.opaque)}")
         if self.features:

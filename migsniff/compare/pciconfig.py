@@ -31,11 +31,15 @@ CONTROLS: Final = (pci.PCI_EXT_CAP_ID_ACS, pci.PCI_EXT_CAP_ID_ARI, pci.PCI_EXT_C
 
 
 class Compared(NamedTuple):
-    """A byte that is compared, and in which bits; `certain`: no guest or device changes them."""
+    """A byte that is compared, and in which bits; `certain`: no guest or device changes them.
+
+    `wmask`: the bits that a guest may write, if that is known.
+    """
 
     at: int
     mask: int = ALL
     certain: bool = True
+    wmask: int = 0
 
 
 class Difference(NamedTuple):
@@ -47,24 +51,29 @@ class Difference(NamedTuple):
     mask: int
     register: str
     certain: bool
+    wmask: int
 
 
-def difference(stream: bytes, device: bytes) -> Difference | None:
-    """What QEMU would complain of, None if nothing; `device` is the destination's own configuration space."""
+def difference(stream: bytes, device: bytes, *, ports: int = 0, at_reset: bool = False) -> Difference | None:
+    """What QEMU would complain of, None if nothing; `device` is the destination's own configuration space.
+
+    `ports`: how many the first BAR has, where that is known; `at_reset`: the device is as it was made.
+    """
     uncertain = None
-    for one in sorted(compared(device)):
+    for one in sorted(compared(device, ports, at_reset=at_reset)):
         if one.at < min(len(stream), len(device)) and (
             changed := (stream[one.at] ^ device[one.at]) & one.mask
         ):
             register = register_at(device, one.at, changed)
-            found = Difference(one.at, stream[one.at], device[one.at], one.mask, register, one.certain)
+            wmask = ~one.mask & ALL if one.at >= pci.PCI_STD_HEADER_SIZEOF else one.wmask
+            found = Difference(one.at, stream[one.at], device[one.at], one.mask, register, one.certain, wmask)
             if one.certain:
                 return found
             uncertain = uncertain or found
     return uncertain
 
 
-def compared(device: bytes) -> Iterator[Compared]:
+def compared(device: bytes, ports: int = 0, *, at_reset: bool = False) -> Iterator[Compared]:
     """The bytes that are compared, by the destination's chains; of each BAR its type where it has one."""
     if len(device) < pci.PCI_CFG_SPACE_SIZE:
         return
@@ -72,11 +81,23 @@ def compared(device: bytes) -> Iterator[Compared]:
         yield Compared(at, mask)
     layout = lay_out(device)
     for register in layout.header:
-        if register.name == "bar" and (kind := device[register.at] & MEMORY_BAR):
+        if ports and register.at == pci.PCI_BASE_ADDRESS_0:
+            yield from _address(register.at, ports)
+        elif register.name == "bar" and (kind := device[register.at] & MEMORY_BAR):
             yield Compared(register.at, PORTS_BAR if kind & pci.PCI_BASE_ADDRESS_SPACE_IO else MEMORY_BAR)
     for capability in layout.capabilities:
-        inside = _extended(capability) if capability.extended else _capability(device, capability)
+        extended = capability.extended
+        inside = (
+            _extended(device, capability, at_reset=at_reset) if extended else _capability(device, capability)
+        )
         yield from (one for one in inside if one.at < len(device))
+
+
+def _address(at: int, ports: int) -> Iterator[Compared]:
+    """Of a BAR's address those bits are 0 by which its size is told."""
+    for byte in range(4):
+        mask = (ports - 1 | PORTS_BAR) >> 8 * byte & ALL
+        yield Compared(at + byte, mask, wmask=~(ports - 1) >> 8 * byte & ALL)
 
 
 def _read_only(capability: Capability, start: int, end: int, *, certain: bool = True) -> Iterator[Compared]:
@@ -120,11 +141,15 @@ def _vendor_specific(device: bytes, one: Capability) -> Iterator[Compared]:
     yield from _read_only(one, pci.PCI_CAP_FLAGS, end, certain=of_virtio)
 
 
-def _extended(one: Capability) -> Iterator[Compared]:
+def _extended(device: bytes, one: Capability, *, at_reset: bool) -> Iterator[Compared]:
     yield from _read_only(one, 0, 4)
     if one.id == pci.PCI_EXT_CAP_ID_DSN:
         yield from _read_only(one, 4, 12)
     elif one.id in CONTROLS:
         yield from _read_only(one, 4, 6)
     elif one.id == pci.PCI_EXT_CAP_ID_ERR:
-        yield from _read_only(one, pci.PCI_ERR_UNCOR_MASK, pci.PCI_ERR_COR_STATUS, certain=False)
+        masked = number(device, one.at + pci.PCI_ERR_UNCOR_MASK, 4) & pci.PCI_ERR_UNC_INTN
+        # pcie_aer_init lets a guest write the mask if it also masks internal errors at reset (QEMU 8.0 on)
+        certain = at_reset and not masked
+        yield from _read_only(one, pci.PCI_ERR_UNCOR_MASK, pci.PCI_ERR_UNCOR_SEVER, certain=certain)
+        yield from _read_only(one, pci.PCI_ERR_UNCOR_SEVER, pci.PCI_ERR_COR_STATUS, certain=False)

@@ -217,6 +217,48 @@ CODES: Final[dict[str, Code]] = {
         "Bad config data: i=0x{i} read: {read} device: {device}, perhaps: {register}, which the device or "
         "the guest may have changed",
     ),
+    "check-register-count": Code(
+        "error",
+        "Invalid value {count} expecting positive value <= {local} (system registers in the stream, and at "
+        "the destination)",
+    ),
+    "check-register-unknown": Code(
+        "error", "error while loading state for instance {instance:#x} of device '{name}' ({words})"
+    ),
+    "check-register-stream": Code(
+        "error",
+        "handle_cpreg_only_in_incoming_stream: system register {number:#x} in the incoming stream but "
+        "unknown on the destination: fail migration ({words})",
+    ),
+    "check-register-value": Code(
+        "error",
+        "error while loading state for instance {instance:#x} of device '{name}' (the guest has seen another "
+        "CPU: {words})",
+    ),
+    "check-register-maybe": Code(
+        "warn",
+        "error while loading state for instance {instance:#x} of device '{name}', perhaps: {words}, which a "
+        "host kernel may take",
+    ),
+    "check-queue-size": Code("error", "VQ {queue} vring.num {received} exceeds allocated max {local}"),
+    "check-queue-size-maybe": Code(
+        "warn",
+        "VQ {queue} vring.num {received} exceeds allocated max {local}, perhaps: QEMU 11.1 and newer ones "
+        "refuse that, others do not look",
+    ),
+    "check-queue-size-old": Code(
+        "note",
+        "VQ {queue} vring.num {received} exceeds allocated max {local}: the destination is a QEMU before 8.2 "
+        "and does not look, but what has the fix of CVE-2026-50626 may refuse it",
+    ),
+    "check-ports": Code(
+        "error", "error while loading state for instance {instance:#x} of device '{name}' ({words})"
+    ),
+    "check-codec": Code(
+        "error",
+        "Assertion `first_elem || !n_elems || !size' failed (the destination's codec has no stream "
+        "{number}: QEMU aborts)",
+    ),
     "check-virtio-features": Code(
         "warn",
         "Features {received} unsupported, perhaps: the guest uses {names}, which the destination's own guest "

@@ -28,12 +28,15 @@ IMAGE: Final = "virtio"
 class VirtioQueue(msgspec.Struct, frozen=True):
     """One queue: `size` descriptors; where its parts are in guest memory, 0 if it is not set up.
 
+    `most` is the size that it had at reset, 0 if that is not told; a guest may have chosen another.
+
     `used_idx` is sent for packed queues only. In the stream, `offset` is where its record is, `index_offset`
     where that has last_avail_idx.
     """
 
     index: int
     size: int
+    most: int
     desc: int
     avail: int
     used: int
@@ -62,6 +65,7 @@ class VirtioState(msgspec.Struct, frozen=True):
     disabled: bool
     status_offset: int
     features_offset: int
+    config_len: int
 
 
 @TYPES(IMAGE, source="hw/virtio/virtio.c")
@@ -138,6 +142,7 @@ def _read_behind(image: Image, transport: Transport, device: str, machine: str) 
         rings.flags.get("virtio/disabled", False),
         status_offset,
         features_offset,
+        length,
     )
 
 
@@ -183,6 +188,7 @@ def _queues(records: list[_Record], rings: QueueRings, features: int, offset: in
         yield VirtioQueue(
             index,
             record.size,
+            record.size if rings.defaults is None else rings.defaults[index],
             record.desc,
             avail,
             used,

@@ -18,6 +18,7 @@ _MODERN: Final = b"\x05\x17virtio_pci/modern_state\x00\x00\x00\x01"
 _MMIO: Final = b"\x05\x11virtio_mmio/state\x00\x00\x00\x01"
 _RINGS: Final = Struct(">QQ")
 _PACKED: Final = Struct(">H?H?I")
+_SIZE: Final = Struct(">I")
 _MODERN_QUEUE: Final = 28
 _MMIO_QUEUE: Final = 27
 _SIZES: Final = {
@@ -39,7 +40,7 @@ _FLAGS: Final = ("virtio/broken", "virtio/started", "virtio/disabled")
 class QueueRings(msgspec.Struct):
     """What the subsections say that belongs to what stands before them. None: it was not sent.
 
-    `addresses`: (avail, used) by queue; `packed`: (last_avail_idx, used_idx).
+    `addresses`: (avail, used) by queue; `packed`: (last_avail_idx, used_idx); `defaults`: sizes at reset.
     """
 
     features: int | None = None
@@ -48,6 +49,7 @@ class QueueRings(msgspec.Struct):
     endian: int | None = None
     addresses: list[tuple[int, int]] | None = None
     packed: list[tuple[int, int]] | None = None
+    defaults: list[int] | None = None
     flags: dict[str, bool] = {}
 
 
@@ -115,6 +117,8 @@ def _read_one(image: Image, name: str, device: str, count: int, rings: QueueRing
             image, "queue", _RINGS.size, count, lambda: (image.number("avail", 8), image.number("used", 8))
         )
     elif name == "virtio/ringsize":
+        raw = image.raw[image.at : image.at + 4 * count]
+        rings.defaults = [size for (size,) in _SIZE.iter_unpack(raw)]
         _array(image, "queue", 4, count, lambda: image.number("num_default", 4))
     elif name == "virtio/packed_virtqueues":
         packed = [_PACKED.unpack_from(image.raw, image.at + 10 * queue) for queue in range(count)]
