@@ -28,6 +28,7 @@ from migsniff.core.events import (
     TlsRecords,
     Verdict,
 )
+from migsniff.core.wire import Command
 from migsniff.expert.codes import CODES
 from tests.catalogue import SMALL, SMALL_HEAD, STREAMS, page, passes
 from tests.finding import findings, judged, shown
@@ -45,12 +46,18 @@ from tests.streams import (
     shut,
     states,
 )
+from tests.streams import command as sent_command
 from tests.synthetic import command
 from tests.synthetic import ram as ram_section
+from tests.tlsstreams import BACK, FORWARD, client, record
 
 DOCUMENT = Path(__file__).parent.parent / "docs/expert.md"
 BROKEN = Ended(0, 0, "fwd", "reset", "destination", "ECONNRESET")
 BROKEN_BACK = Ended(0, 0, "rev", "reset", "destination", "ECONNRESET")
+
+TLS_ENDS = (Ended(0, 0, "fwd", "eof", "source"), Ended(0, 0, "rev", "eof", "destination"))
+TLS_RESET = (TLS_ENDS[0], BROKEN_BACK)
+OPEN = sent_command(Command.OPEN_RETURN_PATH)
 
 
 def cut(data: bytes, by: str = "source") -> Stream:
@@ -363,6 +370,40 @@ def test_tls_without_close_notify() -> None:
     }
     assert any("tls-no-close-notify" in each for each in codes.values())
     assert all("tls-cut" not in each for name, each in codes.items() if "else" not in name)
+
+
+@pytest.mark.parametrize(
+    ("forward", "back", "ends", "expected"),
+    [
+        (FORWARD, BACK, TLS_ENDS, []),
+        (FORWARD[:-24], BACK, TLS_ENDS, ["tls-no-close-notify"]),
+        (FORWARD, BACK, TLS_RESET, []),  # close_notify came when nobody read any more
+        (FORWARD[:-24], BACK, TLS_RESET, ["tls-reset", "tls-no-close-notify"]),
+        (
+            client(0x0304),
+            record(21, b"\2\x30"),
+            TLS_ENDS,
+            ["tls-alert", "tls-no-close-notify"],
+        ),
+    ],
+)
+def test_how_tls_ended(forward: bytes, back: bytes, ends: tuple[Ended, ...], expected: list[str]) -> None:
+    """Case 19: who resets what nobody has closed in order has failed, a source that closes has not."""
+    found = findings(Stream(((0, "fwd", forward), (0, "rev", back)), ends))
+    assert [each.code for each in found] == expected
+    for each in found:
+        assert (each.code, each.severity) != ("ended-first", "error")
+
+
+@pytest.mark.parametrize(("opened", "code"), [(b"", "source-done"), (OPEN, "ended-first")])
+def test_a_source_that_is_done_has_not_failed(opened: bytes, code: str) -> None:
+    """Without a return path it closes when it has sent all; the destination goes when it cannot load that."""
+    data = SMALL_HEAD + opened + passes() + states() + EOF + described(page_size=SMALL)
+    ends = (Ended(0, 0, "fwd", "eof", "source"), Ended(9, 0, "rev", "reset", "destination", "ECONNRESET"))
+    found = [each for each in findings(Stream(((0, "fwd", data),), ends)) if each.code != "attempt-cost"]
+    assert [each.code for each in found] == ["load-failed", code]
+    assert found[1].severity == ("error" if opened else "note")
+    assert "then the destination reset its connection (RST, ECONNRESET)" in found[1].message
 
 
 def test_tls_cut() -> None:

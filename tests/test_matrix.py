@@ -1,12 +1,15 @@
 """The matrix itself: the selection that runs every day, and the sums that its verdicts rest on."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.matrix import MACHINES, MODES, VERSIONS, Cell, Outcome, cells, gaps, run
-from tests.matrixtable import table
+from tests.matrixtable import read_table, table
 from tests.qemu import SYSTEM, require
 
 
@@ -55,3 +58,45 @@ def test_a_cell_and_its_place_in_the_table(tmp_path: Path) -> None:
     assert "- 5.2 virt plain: it | failed" in text
     assert f"| pc | {outcome.cell.version} |" in text
     assert "postcopy-preempt is there since 7.1" in text
+
+
+RAN = [
+    Outcome(Cell("5.2", "pc", "plain"), "5.2.0"),
+    Outcome(Cell("7.2", "pc", "compress"), "7.2.22", known=["compress: one", "multifd: another"]),
+    Outcome(Cell("10.0", "virt", "plain"), "10.0.13", ["it: failed | twice"]),
+    Outcome(Cell("7.2", "q35", "plain"), "7.2.22", known=["multifd: another"]),
+]
+
+
+def row(text: str, machine: str, version: str) -> dict[str, str]:
+    (line,) = (line for line in text.splitlines() if line.startswith(f"| {machine} | {version} |"))
+    return dict(zip(MODES, line.strip("| ").split(" | ")[2:], strict=True))
+
+
+def test_a_table_has_what_ran_and_keeps_it_when_it_is_read_again() -> None:
+    text = table(RAN)
+    assert row(text, "pc", "5.2")["plain"] == "ok"
+    assert row(text, "pc", "5.2")["preempt"] == "-"  # nobody need try that
+    assert row(text, "pc", "7.2")["compress"] == "ok a b"
+    assert row(text, "virt", "10.0")["plain"] == "**failed**"
+    assert row(text, "virt", "10.0")["XBZRLE"] == "?"
+    assert read_table(text) == sorted(RAN, key=lambda outcome: list(MACHINES).index(outcome.cell.machine))
+    assert table(read_table(text)) == text
+
+
+def test_a_run_writes_what_ran_and_keeps_the_other_cells(tmp_path: Path) -> None:
+    """As a script, whose module has another name than the one the table imports."""
+    written, results = tmp_path / "matrix.md", tmp_path / "results"
+    written.write_text(table(RAN))
+    again = Outcome(Cell("10.0", "virt", "plain"), "10.0.13")
+    results.write_bytes(msgspec.json.encode(again) + b"\n")
+    only = ("--only", "5.2", "--only", "pc", "--only", "preempt")  # a cell that is not there: no QEMU starts
+    given = (*only, "--results", str(results), "--table", str(written))
+    subprocess.run([sys.executable, "-m", "tests.matrix", *given], check=True, capture_output=True)
+    assert written.read_text() == table([*RAN, again])
+
+
+def test_a_cell_whose_qemu_is_missing_now_keeps_its_outcome() -> None:
+    missing = Outcome(RAN[0].cell, missing="no such QEMU")
+    assert row(table([*RAN, missing]), "pc", "5.2")["plain"] == "ok"
+    assert row(table([missing]), "pc", "5.2")["plain"] == "?"

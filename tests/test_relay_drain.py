@@ -4,11 +4,12 @@ import asyncio
 import os
 import socket
 import time
+from collections.abc import Callable
 
 import pytest
 
-from migsniff.core.arrivals import Direction
-from migsniff.feed import draining
+from migsniff.core.arrivals import Direction, EndKind
+from migsniff.feed import draining, forwarding
 from tests.relaying import TCP, Peer, RecordingTap, Rig, until
 
 MIB = 1 << 20
@@ -88,6 +89,21 @@ async def test_no_byte_is_lost_or_doubled_where_it_begins(how: str) -> None:
         assert keeping.tap.pauses[("fwd", True)] == keeping.tap.pauses[("fwd", False)]
 
 
+@pytest.mark.parametrize("how", ["reset", "eof"])
+async def test_the_tap_is_asked_when_it_has_seen_all_that_went_on(
+    how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if the destination goes sooner than a slow receiver is told of."""
+    monkeypatch.setattr(forwarding, "PATIENCE", 60)
+    keeping = Keeping()
+    async with Rig(drain=SECONDS, make_tap=keeping) as rig:
+        source, destination = await rig.connect()
+        await source.fill(bytes(30 * MIB))
+        go(destination, how)
+        await until(lambda: "draining" in keeping.tap.calls)
+        assert keeping.tap.asked_at == keeping.tap.sent_on > 0
+
+
 class Keeping:
     """Makes one tap that keeps the source's bytes."""
 
@@ -100,6 +116,11 @@ class KeepingTap(RecordingTap):
     def __init__(self, source: str, destination: str) -> None:
         super().__init__(source, destination)
         self.kept = bytearray()
+        self.asked_at = 0
+
+    def may_drain(self, how: EndKind, answer: Callable[[bool], None]) -> None:
+        self.asked_at = self.size["fwd"]
+        super().may_drain(how, answer)
 
     def data(self, direction: Direction, view: memoryview) -> None:
         super().data(direction, view)

@@ -1,6 +1,7 @@
 """-z: what each table says of a real capture, by the records of that capture, and of what no capture has."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -75,6 +76,16 @@ def test_downtime_is_split_from_the_switchover_to_the_word_of_the_destination(
     assert steps[-1]["at"] - steps[0]["at"] == pytest.approx(shut - end["time"])
     assert steps[0]["bytes"] == end["size"]
     assert steps[-1]["what"] == "SHUT 0"
+
+
+def test_a_migration_that_failed_has_no_downtime(capfd: pytest.CaptureFixture[str]) -> None:
+    """The steps are there all the same: they tell how far it came."""
+    failed = ROOT / "captures/samples/failed/01-footer-piix4"
+    assert main(["read", "-q", "-z", "downtime", "--descriptions", "none", str(failed)]) == 1
+    said = capfd.readouterr().out
+    title = r"^Downtime: none, since it failed; [\d.]+ ms, from the switchover to the end of the description"
+    assert re.search(title, said, re.MULTILINE)
+    assert re.search(r"^ *devices ", said, re.MULTILINE)
 
 
 def test_as_text(capfd: pytest.CaptureFixture[str]) -> None:

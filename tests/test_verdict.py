@@ -188,11 +188,12 @@ CASES: dict[str, Case] = {
     ),
     "refused after the configuration": Case(
         SMALL_HEAD, b"", DESTINATION_EOF, False, "refused",
-        f"the destination closed the connection, at offset {HEAD} of main, between sections",
+        f"the destination closed the connection, at offset {HEAD} of main, between sections: it refused or "
+        "died at the start; there is no return path",
     ),
     "refused in the first pass": Case(
         SMALL_HEAD + START + PART[:50], b"", DESTINATION_RESET, False, "refused",
-        r"the destination reset the connection \(ECONNRESET\), at offset",
+        r"the destination reset the connection \(ECONNRESET\), at .*: it refused or died at the start; there",
     ),
     "nobody there": Case(
         SMALL_HEAD, b"", REFUSED, False, "refused",
@@ -225,7 +226,24 @@ CASES: dict[str, Case] = {
     ),
     "TLS that is refused": Case(
         tlsstreams.client(0x0304), tlsstreams.record(21, b"\2\x30"), SOURCE_EOF, False, "failed",
-        "TLS .*; the destination gave up with the alert fatal unknown_ca on tls-0",
+        r"TLS \(the destination said no hello\): .*; the destination gave up with the alert fatal "
+        "unknown_ca on tls-0",
+    ),
+    "TLS that the destination resets": Case(
+        tlsstreams.FORWARD[:-24], tlsstreams.BACK,
+        (ended("fwd", "eof", "source"), ended("rev", "reset", "destination", "ECONNRESET")), False, "reset",
+        r"TLS 1.3: .*; the destination reset the connection \(ECONNRESET\), and the channel ended with no "
+        "close_notify",
+    ),
+    "TLS that ends with close_notify unread": Case(
+        tlsstreams.FORWARD, tlsstreams.BACK,
+        (ended("fwd", "eof", "source"), ended("rev", "reset", "destination", "ECONNRESET")), True, "opaque",
+        "TLS 1.3: .*; the channel ended with probably close_notify",
+    ),
+    "TLS that ends when the destination has closed": Case(
+        tlsstreams.FORWARD[:-24], tlsstreams.BACK,
+        (ended("rev", "eof", "destination"), ended("fwd", "reset", "destination", "EPIPE")), True, "opaque",
+        "TLS 1.3: .*; the channel ended with no close_notify",
     ),
     "TLS that is none": Case(
         tlsstreams.client(0x0304) + b"other", b"", SOURCE_EOF, False, "undecodable",

@@ -352,7 +352,7 @@ def test_of_other_repeated_keys_the_last_counts() -> None:
         (description(U8, subsections=[SUB]), "01 05 03 642f74 00000002 02", "field-subsection", 1),
         (description(U8, subsections=[SUB]), "01 05 03 642f73 00000003 02", "field-subsection", 1),
         (description(entry("p", "nullptr", 1)), "31", "description-shape", 0),
-        # css of s390x up to 9.x: 256 pointers are described like the first, which is NULL
+        # up to 9.x an array is described like its first, which is NULL; css of s390x is known
         (description(entry("p", "struct", 1, struct={}, array_len=4)), "30 30 01 30", "description-shape", 2),
         (description(entry("c", "capability", 3)), "05 6162", "field-short", 0),
     ],

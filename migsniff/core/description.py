@@ -13,6 +13,7 @@ from re import compile as regex
 from typing import Annotated, Final, cast
 
 import msgspec
+from msgspec.structs import replace
 
 from migsniff.core.errors import StreamProblem
 from migsniff.core.events import BREATH, Event
@@ -42,7 +43,7 @@ class FieldDescription(msgspec.Struct, frozen=True):
     """One entry of `fields`: `size` is that of one element, `array_len` None unless it stands for an array.
 
     `vmsds`: what is inside: one for a struct or another inline group, one for each element of a list.
-    A NULL pointer has type "nullptr", whichever way QEMU's version spells it.
+    A NULL pointer has type "nullptr", whichever way QEMU's version spells it; elements of NULLABLE have both.
     """
 
     name: str
@@ -64,6 +65,20 @@ class FieldDescription(msgspec.Struct, frozen=True):
         if inside is None or (self.array_len is None and inside != self.size):
             return None
         return count * inside
+
+
+_CHANNEL_PATH: Final = Vmsd(
+    "s390_chp_info",
+    1,
+    tuple(FieldDescription(name, "uint8", 1, None, None, ()) for name in ("in_use", "type", "is_virtual")),
+    fixed=3,
+)
+_CHANNEL_PATHS: Final = FieldDescription("chpids", "struct", 3, 256, None, (_CHANNEL_PATH,))
+NULLABLE: Final = {("s390_css", "css"): Vmsd("s390_css_img", 1, (_CHANNEL_PATHS,), fixed=768)}
+"""The elements of an array of pointers that QEMU up to 9.x describes by its first one, which is NULL.
+
+By device and field. Since 10.0 the stream tells it itself (migration/vmstate.c; hw/s390x/css.c).
+"""
 
 
 class DeviceDescription(msgspec.Struct, frozen=True):
@@ -102,7 +117,7 @@ class Description(msgspec.Struct, frozen=True):
                 DeviceDescription(
                     _text(device, "name"),
                     _number(device, "instance_id", -(1 << 31), (1 << 32) - 1) % (1 << 32),
-                    _vmsd(device),
+                    _nullable(_vmsd(device)),
                 )
             )
             if breathe:
@@ -244,6 +259,23 @@ def _field(value: _Object) -> FieldDescription:
         _number(value, "index") if "index" in value else None,
         vmsds,
     )
+
+
+def _nullable(vmsd: Vmsd) -> Vmsd:
+    """A device's vmstate with what NULLABLE knows of it."""
+    if not any((vmsd.name, field.name) in NULLABLE for field in vmsd.fields):
+        return vmsd
+    fields = []
+    for field in vmsd.fields:
+        inside = NULLABLE.get((vmsd.name, field.name))
+        known = (
+            inside is not None
+            and field.type == "nullptr"
+            and field.array_len is not None
+            and field.array_len > 1
+        )
+        fields.append(replace(field, vmsds=(inside,)) if known and inside else field)
+    return replace(vmsd, fields=tuple(fields))
 
 
 def _repetitions(value: _Object) -> list[_Object]:

@@ -240,11 +240,11 @@ class MainReader:
         if facts.idstr == RAM_IDSTR:
             yield from self._ram(kind, facts, start)
             return
-        reader = live_section(facts.idstr)
-        provisional, summary = reader is None, ""
-        if reader is not None:
+        handler = live_section(facts.idstr)
+        provisional, summary = handler is None, ""
+        if handler is not None:
             try:
-                summary = yield from reader(self.queue, kind)
+                summary = yield from handler.read(self.queue)
                 yield from self._footer(facts)
             except StreamProblem as problem:
                 yield self.undecodable(problem)

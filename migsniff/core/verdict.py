@@ -21,7 +21,9 @@ HOW = {
 }
 
 LOADING = f" while loading the package, whose PING {PACKAGE_LOADED} it did not answer"
+AT_THE_START = "it refused or died at the start"  # a QEMU that exits and one that is killed close alike
 BESIDE = ("multifd", "preempt")  # channels that carry a part of a main channel's stream
+BROKEN = ("reset", "error", "timeout")  # ways to end that no QEMU that is done has
 TOLD = 4  # channels whose end is told one by one
 
 Judgement = tuple[bool, str, str, int]
@@ -119,9 +121,9 @@ def _of_main(connections: Sequence["Connection"], main: "Connection", came: Reac
         outcome, message = _postcopy(main, first)
         return False, outcome, f"{message}: {first}, {place}; {_said(main, shut)}"
     if first.by == "destination":
-        outcome = "reset" if first.how == "reset" else "failed"
         if _early(came, connections) and first.time - (main.began or 0) <= PROMPT:
-            outcome = "refused"
+            return False, "refused", f"{first}, {place}: {AT_THE_START}; {_said(main, shut)}"
+        outcome = "reset" if first.how == "reset" else "failed"
         return False, outcome, f"{first}, {place}; {_said(main, shut)}"
     if first.by in ("source", "file") and first.how == "eof" and main.main.between_iterations:
         message = f"the source ended the migration between two sections, {place}; {_said(main, shut)}"
@@ -185,7 +187,9 @@ def _encrypted(connections: Sequence["Connection"]) -> Judgement:
     if broken and (problem := broken[0].problem):
         place = f"at offset {broken[0].queue.mark} of {broken[0].channel}"
         return False, "undecodable", f"{problem.text}, {place}", 0
-    version = connections[0].tls.version or "(no answer of the destination was seen)"
+    answered = any(c.queues["rev"].wire_end for c in connections)
+    silent = "(the destination said no hello)" if answered else "(no answer of the destination was seen)"
+    version = connections[0].tls.version or silent
     records = sum(reader.records for reader in readers)
     counts = f"TLS {version}: {counted} bytes in {records} records were forwarded and cannot be decoded"
     if torn := [reader for reader in readers if reader.torn]:
@@ -206,7 +210,20 @@ def _encrypted(connections: Sequence["Connection"]) -> Judgement:
         who = "source" if alerts[0].direction == "fwd" else "destination"
         said = f"the {who} gave up with the alert {alerts[0].closed} on {alerts[0].channel}"
         return False, "failed", f"{counts}; {said}", 0
+    if reset := [end for c in connections for end in c.ends if _breaks_tls(c, end)]:
+        return False, "reset", f"{counts}; {reset[0]}, and {told}", 0
     return True, "opaque", f"{counts}; {told}", 0
+
+
+def _breaks_tls(connection: "Connection", end: ConnectionEnd) -> bool:
+    """Whether somebody who had not been told that it is over ended a TLS connection as nobody does in order.
+
+    A destination that closes before close_notify has come, or with that unread, makes a reset in order.
+    """
+    reader = connection.decoders["fwd"].reader
+    own: Direction = "rev" if end.by == "destination" else "fwd"
+    broken = end.how in BROKEN and end.by in ("source", "destination") and end.direction == own
+    return broken and isinstance(reader, TlsReader) and not reader.closed
 
 
 def _finished(
@@ -223,9 +240,7 @@ def _finished(
         return False, "failed", f"{sent}, then the destination reported an error; {ending}"
     if shut == 0:
         return True, "completed", f"{sent}, and the destination confirmed that it runs (SHUT 0)"
-    broken = [
-        end for end in main.ends if end.by == "destination" and end.how in ("reset", "error", "timeout")
-    ]
+    broken = [end for end in main.ends if end.by == "destination" and end.how in BROKEN]
     if broken:  # also behind the source's own end: a destination that has loaded everything just closes
         return False, "failed", f"{sent}, then {broken[0]}; {_said(main, shut)}"
     spoke = main.queues["rev"].wire_end > 0

@@ -132,10 +132,10 @@ class Walker:
                 yield self.breath()
             if field.type == "capability":
                 yield from self.capabilities(field, limit, found)
+            elif field.type == "nullptr":
+                yield from self.null_pointers(field, limit, found)
             elif field.array_len is not None and field.vmsds and field.type not in LISTS:
                 yield from self.elements(field, limit, found)
-            elif field.type == "nullptr":
-                self.null_pointers(field, limit, found)
             elif field.vmsds:
                 yield from self.sized(field, limit, found)
             else:
@@ -367,28 +367,52 @@ class Walker:
             raise shape_problem(f"{reprlib.repr(name)} has no list marker: {where}")
         self.at = end
 
-    def null_pointers(self, field: FieldDescription, limit: int, found: list[Field]) -> None:
-        """NULL pointers, a byte each. QEMU up to 9.x may say so of an array of which only the first is."""
+    def null_pointers(self, field: FieldDescription, limit: int, found: list[Field]) -> Walking[None]:
+        """NULL pointers, a byte each. QEMU up to 9.x says so of an array of which only the first is."""
+        left = 1 if field.array_len is None else field.array_len
+        while True:
+            left -= self.nulls(field, left, limit, found)
+            if not left:
+                return
+            if not field.vmsds:
+                where = f"{self.data[self.at]:#04x} at {self.at + self.shift:#x}"
+                raise shape_problem(f"{reprlib.repr(field.name)} is no NULL pointer: {where}")
+            self.budget.take_field()
+            if self.budget.fields < self.breath_at:
+                yield self.breath()
+            start = self.at
+            children: list[Field] = []
+            try:
+                yield from self.vmsd(field.vmsds[0], limit, children)
+            finally:
+                self.group(field.name, "struct", field.vmsds[0], start, children, found)
+            left -= 1
+            if not left:
+                return
+
+    def nulls(self, field: FieldDescription, count: int, limit: int, found: list[Field]) -> int:
+        """How many NULL pointers stand here, up to `count`: a Field for all of them."""
         start = self.at
-        count = 1 if field.array_len is None else field.array_len
-        raw = bytes(self.data[start : self.reach(field.name, count, limit)])
-        nulls = count - len(raw.lstrip(NULL_POINTER))
+        end = self.reach(field.name, 1 if field.vmsds else count, limit)
+        if field.vmsds:
+            end = min(start + count, limit)
+        raw = bytes(self.data[start:end])
+        nulls = len(raw) - len(raw.lstrip(NULL_POINTER))
         self.at += nulls
         if self.fields and (nulls or not count):
+            alone = field.array_len is None or (nulls == 1 and field.vmsds)
             found.append(
                 Field(
                     name=field.name,
                     type=field.type,
                     offset=start + self.shift,
                     size=nulls,
-                    array_len=None if field.array_len is None else nulls,
+                    array_len=None if alone else nulls,
                     index=field.index,
                     raw=raw[:nulls],
                 )
             )
-        if nulls < count:
-            where = f"{raw[nulls]:#04x} at {self.at + self.shift:#x}"
-            raise shape_problem(f"{reprlib.repr(field.name)} is no NULL pointer: {where}")
+        return nulls
 
     def capabilities(self, field: FieldDescription, limit: int, found: list[Field]) -> Walking[None]:
         """Names with their lengths (configuration): an array of them has elements of different sizes."""

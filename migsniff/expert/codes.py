@@ -20,6 +20,11 @@ class Code(NamedTuple):
     text: str
 
 
+TOO_OLD_PERHAPS: Final = (
+    "{name}: incoming version_id {version} is too old for local minimum version_id, perhaps: the "
+    "destination's version is {local}"
+)
+
 CODES: Final[dict[str, Code]] = {
     # ------------------------------------------------------------ convergence.py
     "not-converging": Code(
@@ -90,9 +95,10 @@ CODES: Final[dict[str, Code]] = {
     # ------------------------------------------------------------ inventory.py
     "refused-early": Code(
         "error",
-        "the destination gave up at the start, behind {sent}: {how}. It had read {read}. Its log says "
-        '"Machine type received is ...", "Unknown ramblock", "Size mismatch" or "Length mismatch" if '
-        "these are not its own: {blocks}; migsniff check tells which",
+        "the destination refused or died at the start, behind {sent}: {how}. It had read {read}. Its log "
+        'says "Machine type received is ...", "Unknown ramblock", "Size mismatch" or "Length mismatch" if '
+        "these are not its own: {blocks}; migsniff check tells which. It says none of that if it crashed or "
+        "was killed",
     ),
     "load-failed": Code(
         "error",
@@ -107,6 +113,10 @@ CODES: Final[dict[str, Code]] = {
         '"Input/output error", or an irrelevant error about flags)',
     ),
     "ended-first": Code("error", "{who} {how} first: {place}; {back}{then}"),
+    "source-done": Code(
+        "note",
+        "{who} {how} when it had sent all, as it does without a return path: {place}{then}",
+    ),
     "channel-unlike-siblings": Code(
         "warn",
         "{channel} ended unlike the other multifd channels: {how}, behind {packet}; the others: {others}",
@@ -119,9 +129,16 @@ CODES: Final[dict[str, Code]] = {
     "attempt-cost": Code("note", "the attempt cost {bytes} in {time}: all of it is to be sent again"),
     "tls-no-close-notify": Code(
         "note",
-        "{channels} ended without close_notify{others}: its reader may say "
-        '"The TLS connection was non-properly terminated."',
+        "{channels} ended without close_notify{others}: main channels always do, and multifd channels of "
+        "QEMU up to 9.2; a destination of QEMU 10.0 or newer may mind it of a multifd channel "
+        '("The TLS connection was non-properly terminated.")',
     ),
+    "tls-reset": Code(
+        "warn",
+        "the {who} {how}, and {channel} had not been closed in order (no close_notify): it has probably "
+        "failed, and its log says why",
+    ),
+    "tls-alert": Code("error", "the {who} gave up with the alert {alert} on {channel}: its log says why"),
     "tls-cut": Code(
         "error",
         "{channel} ends {inside} bytes into a TLS record: its reader says "
@@ -165,6 +182,11 @@ CODES: Final[dict[str, Code]] = {
     "check-version": Code("error", "savevm: unsupported version {version} for '{name}' v{local}"),
     "check-version-old": Code(
         "error", "{name}: incoming version_id {version} is too old for local minimum version_id {local}"
+    ),
+    "check-version-lower": Code("note", TOO_OLD_PERHAPS),
+    "check-version-maybe": Code("warn", TOO_OLD_PERHAPS),
+    "check-version-misfit": Code(
+        "error", f"{TOO_OLD_PERHAPS}; if it loads that, Missing section footer for {{name}}: {{misfit}}"
     ),
     "check-subsection-version": Code(
         "error",

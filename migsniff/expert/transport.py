@@ -8,6 +8,7 @@ from typing import ClassVar, Final
 from migsniff.core.events import (
     DirectionEnded,
     Draining,
+    EndOfStream,
     Event,
     Finding,
     Header,
@@ -17,6 +18,7 @@ from migsniff.core.events import (
 )
 from migsniff.core.wire import MULTIFD_MAGIC, MULTIFD_VERSION, U32
 from migsniff.expert.codes import finding
+from migsniff.expert.endings import HOW, how_it_ended
 from migsniff.expert.evidence import message, section_footer
 from migsniff.expert.framing import section_in
 from migsniff.expert.rules import Rule, rule
@@ -26,14 +28,6 @@ CHANNELS: Final = 256
 CUTS: Final = 8  # channels of which it is told that they were cut
 ALONE: Final = 100_000  # µs between a channel's end and those of its siblings
 COSTLY: Final = ("cancelled", "failed", "refused", "reset", "truncated")
-HOW: Final = {
-    "eof": "closed its connection (FIN)",
-    "reset": "reset its connection (RST)",
-    "timeout": "vanished, the kernel gave up on it,",
-    "closed": "closed the connection",
-    "refused": "could not be reached",
-    "error": "failed",
-}
 
 
 @rule("load-error-reported")
@@ -56,22 +50,25 @@ class Shut(Rule):
                 yield finding("load-error-reported", event, evidence=message(event), value=value)
 
 
-@rule("ended-first", "stream-cut", "channel-unlike-siblings")
+@rule("ended-first", "source-done", "stream-cut", "channel-unlike-siblings")
 class Endings(Rule):
     """The order in which connections ended, where each was, and which of several was unlike the others."""
 
-    watches: ClassVar = (Header, ReturnPathMessage, Draining, DirectionEnded, Verdict)
+    watches: ClassVar = (Header, EndOfStream, ReturnPathMessage, Draining, DirectionEnded, Verdict)
 
     def __init__(self) -> None:
         self._drained: dict[str, Draining] = {}
         self._ends: list[tuple[int, DirectionEnded]] = []
         self._shut: object = None
+        self._finished = False
 
     def see(self, time: int, event: Event) -> Iterator[Finding]:
         """Take one event into account."""
         match event:
             case Header():
-                self._shut = None
+                self._shut, self._finished = None, False
+            case EndOfStream():
+                self._finished = True
             case ReturnPathMessage() if event.name == "SHUT":
                 self._shut = event.arguments.get("value")
             case Draining() if len(self._drained) < CHANNELS:
@@ -91,6 +88,9 @@ class Endings(Rule):
         if not own or own[0][1].by == "file":
             return
         time, first = own[0]
+        encrypted = first.where.endswith("TLS records") or first.where == "a TLS record"
+        if encrypted and (first.by, first.how) == ("source", "eof") and not first.inside:
+            return  # as it ends in order, for all that is seen
         forward: DirectionEnded | Draining = first
         for _, end in self._ends:
             if (end.channel, end.direction) == (first.channel, "fwd"):
@@ -104,20 +104,23 @@ class Endings(Rule):
             if end.by != first.by:
                 at = f" at offset {end.offset} of {name(end.channel)}" if end.direction == "fwd" else ""
                 after = f", {seconds(later - time)} later" if later > time else ""
-                then = f"; then the {end.by} {_how(end)}{at}{after}"
+                then = f"; then the {end.by} {how_it_ended(end)}{at}{after}"
                 break
         offset, evidence = self._evidence(forward)
+        in_order = (
+            self._finished and verdict.outcome == "failed" and (first.by, first.how) == ("source", "eof")
+        )
         yield finding(
-            "ended-first",
+            "source-done" if in_order and not self._return_path else "ended-first",
             forward,
             section=section_in(forward.where),
             offset=offset,
             size=len(evidence),
             evidence=evidence,
             who=f"the {first.by}",
-            how=_how(first),
+            how=how_it_ended(first),
             place=where,
-            back=self._back(),
+            back="what the return path said is encrypted" if encrypted else self._back(),
             then=then,
         )
 
@@ -140,9 +143,11 @@ class Endings(Rule):
     def _back(self) -> str:
         if self._shut is not None:
             return f"the return path said SHUT {self._shut}"
-        if "OPEN_RETURN_PATH" in self.past.commands:
-            return "the return path said no SHUT"
-        return "there is no return path"
+        return "the return path said no SHUT" if self._return_path else "there is no return path"
+
+    @property
+    def _return_path(self) -> bool:
+        return "OPEN_RETURN_PATH" in self.past.commands
 
     # ------------------------------------------------------------ what was cut
 
@@ -183,7 +188,7 @@ class Endings(Rule):
             if not early and (verdict.ok or (end.how, end.by) == usual):
                 continue
             packet = packets[end.channel]
-            how = f"the {end.by} {_how(end)}"
+            how = f"the {end.by} {how_it_ended(end)}"
             if early:
                 how += f", {seconds(times[1] - time)} before the next"
             yield finding(
@@ -214,14 +219,6 @@ class Cost(Rule):
             self._bytes += event.offset if event.direction == "fwd" else 0
         elif isinstance(event, Verdict) and event.outcome in COSTLY and self._bytes and time:
             yield finding("attempt-cost", event, bytes=wire(self._bytes), time=seconds(time))
-
-
-def _how(end: DirectionEnded) -> str:
-    """What was done to a connection, with the name of the error if there was one."""
-    how = HOW[end.how]
-    if not end.error:
-        return how
-    return f"{how[:-1]}, {end.error})" if how.endswith(")") else f"{how} ({end.error})"
 
 
 def _packet(packet: MultifdPacket) -> str:

@@ -129,6 +129,11 @@ class Connection:
             except Exception as error:  # whatever a tap does, the forwarding goes on
                 self._detach(error)
 
+    def show(self) -> None:
+        """Show to the tap all that went on."""
+        for flow in self._flows:
+            flow.show()
+
     def tell(self, what: Told, *facts: object) -> None:
         """Call a method of the tap, if anything is to be told of this connection."""
         if self._tap is None or not self.opened:

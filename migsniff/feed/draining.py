@@ -40,7 +40,10 @@ class Drain:
         if self._otherwise:
             self._otherwise.append(otherwise)
             return True
-        if not self._seconds or self.began or self._connection.forward is None:
+        if not self._seconds or self.began:
+            return False
+        self._connection.show()  # the tap answers by what went on, also in the last hundredth of a second
+        if self._connection.forward is None:
             return False
         self._gone = end
         self._otherwise.append(otherwise)

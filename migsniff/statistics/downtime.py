@@ -17,7 +17,7 @@ from migsniff.core.events import (
     Section,
 )
 from migsniff.show.latency import REQUESTS
-from migsniff.show.migration import MigrationStats
+from migsniff.show.migration import DOWNTIME_PONG, DOWNTIME_SHUT, MigrationStats
 from migsniff.show.words import seconds, several
 from migsniff.statistics.statistic import MAX_ROWS, Statistic, statistic
 from migsniff.statistics.table import Column, Table
@@ -121,6 +121,8 @@ class Downtime(Statistic):
             why = "the source was not stopped" if stats.elapsed else "not known: no times"
             return Table("downtime", f"Downtime: {why}", COLUMNS, [])
         total = downtime[0] if downtime else stats.elapsed - switchover
+        runs = downtime is not None and downtime[1] in (DOWNTIME_SHUT, DOWNTIME_PONG)
+        failed = stats.verdict is not None and not stats.verdict.ok and not runs
         rows = []
         before = switchover
         for step in self._steps:
@@ -139,7 +141,8 @@ class Downtime(Statistic):
             )
             before = step.time
         sign = downtime[1] if downtime else "the end: no sign that the guest runs again"
-        title = f"Downtime {total / 1e3:.3f} ms, from the switchover to {sign}"
+        length = f"{total / 1e3:.3f} ms, from the switchover to {sign}"
+        title = f"Downtime: none, since it failed; {length}" if failed else f"Downtime {length}"
         heard = seconds(max(0, switchover - (stats.heard_before or 0)))
         earlier = f"{heard} before the switchover guest memory still came: {EARLIER}"
         return Table("downtime", title, COLUMNS, rows, (earlier, *NOTES))
