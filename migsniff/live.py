@@ -351,7 +351,7 @@ class LiveMigration:
             self._dead = self._dead or code == "decoder-bug"
             return
         session = self.pipeline.session
-        if self._running is not None:
+        if self._running is not None and code != "decoder-stopped":  # which leaves it as it is, to be ended
             self._running.close()
             self._running = None
         try:

@@ -366,6 +366,14 @@ def test_facts_that_are_no_json(tmp_path: Path) -> None:
     assert not open_capture(capture.path).manifest.complete
 
 
+def test_a_capture_that_waits_for_its_first_bytes_is_still_to_be_waited_for(tmp_path: Path) -> None:
+    """Its chunk may be being decoded, and come when another migration has begun."""
+    capture = writer(tmp_path, "keep")
+    assert not capture.join(0)
+    capture.close({})
+    assert capture.join(10)
+
+
 def test_after_close_nothing_is_taken(tmp_path: Path) -> None:
     capture = writer(tmp_path)
     put(capture, [OPENED, chunk(0, b"a", 1)])

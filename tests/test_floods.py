@@ -65,9 +65,14 @@ ENDLESS = HEAD + ram_part(page(0, b"ram")) + ram_part(xbzrle(0, None, b"")) * 15
 """Each section of 37 bytes ends a pass: to decode this takes half a minute, to forward it a moment."""
 
 
+SECTIONS = "ram-section", "dirty-sync"
+
+
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
-def test_a_second_signal_ends_what_is_still_to_be_decoded(loop: str, tmp_path: Path) -> None:
-    """Meanwhile others are forwarded; what was left out is said, and the capture is one."""
+def test_a_second_signal_ends_what_is_still_to_be_decoded(
+    loop: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Meanwhile others are forwarded; what was left out is said, and the captures hold what was decoded."""
     sink = Sink()
     with Proxy(tmp_path, sink.where, "--loop", loop) as proxy:
         host, port = proxy.where.rsplit(":", 1)
@@ -90,6 +95,13 @@ def test_a_second_signal_ends_what_is_still_to_be_decoded(loop: str, tmp_path: P
     sink.close()
     last = proxy.verdicts(2)[-1]
     assert last["outcome"] == "undecodable"
+    assert sum(event["type"] == "dirty-sync" for event in proxy.events) > 100
     for capture in (tmp_path / "captures").iterdir():
         assert json.loads((capture / "manifest.json").read_text())["complete"]
+        capfd.readouterr()
         assert main(["read", str(capture), "-T", "ndjson"]) == 1
+        read = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+        seen = [event for event in proxy.events if event["migration"] == capture.name]
+        assert [event for event in read if event["type"] in SECTIONS] == [
+            event for event in seen if event["type"] in SECTIONS
+        ]

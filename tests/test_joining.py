@@ -173,14 +173,15 @@ async def test_one_after_the_other() -> None:
     assert verdicts(bench) == ["completed"] * 3
 
 
-async def test_a_connection_that_ends_before_it_told_what_it_is() -> None:
+@pytest.mark.parametrize(("sent", "outcome"), [(b"QA", "not-a-stream"), (b"QE", "reset")])
+async def test_a_connection_that_ends_before_it_told_what_it_is(sent: bytes, outcome: str) -> None:
     bench = Bench()
     wire = Wire(bench)
-    wire.sends(0, b"QE")
+    wire.sends(0, sent)
     assert not bench.begun
     wire.ends(0)
     await settled()
-    assert verdicts(bench) == ["not-a-stream"]
+    assert verdicts(bench) == [outcome]
 
 
 async def test_the_destination_speaks_first() -> None:

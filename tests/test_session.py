@@ -165,7 +165,7 @@ class TestEnds:
             how="error",
             by="proxy",
             error="EIO",
-            where="between sections, 2 bytes into it",
+            where="the header of a PART section, 2 bytes into it",
             inside=2,
             evidence="0200",
         )

@@ -340,10 +340,20 @@ WHERE: dict[str, tuple[bytes, int, str]] = {
         5 + 13 + 9 * 3000 + 3,
         "section ram instance 0 (PART), 3 bytes into it",
     ),
-    "a footer of ram": (ram_part(), 5 + 8 + 2, "section ram instance 0 (PART), 2 bytes into it"),
+    "a header of ram": (ram_part(), 3, "the header of a PART section, 3 bytes into it"),
+    "before a footer of ram": (ram_part(), 5 + 8, "section ram instance 0 (PART)"),
+    "a footer of ram": (
+        ram_part(),
+        5 + 8 + 4,
+        "the footer of section ram instance 0 (PART), 4 bytes into it",
+    ),
     "a command": (ping(1), 3, "a command, 3 bytes into it"),
     "a command's payload": (ping(1), 8, "command PING, 8 bytes into it"),
-    "a live section": (LIVE_SECTIONS[0], 30, "section spapr/htab instance 0 (START), 2 bytes into it"),
+    "a live section's footer": (
+        LIVE_SECTIONS[0],
+        30,
+        "the footer of section spapr/htab instance 0 (START), 2 bytes into it",
+    ),
     "a package": (package(ping(1), ping(2)), 9 + 9 + 4, "the package, a command, 4 bytes into it"),
     "the description": (ram_end() + EOF + description(b"{}"), 18 + 1 + 6, "the description, 6 bytes into it"),
 }

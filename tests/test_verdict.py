@@ -254,8 +254,15 @@ CASES: dict[str, Case] = {
         "no QEMU migration stream: it begins with 53 53 48 2d 32 2e 30 2d",
     ),
     "a few bytes": Case(
-        b"QEV", b"", SOURCE_EOF, False, "not-a-stream", "no QEMU migration stream: it begins with 51 45 56$"
+        b"QEX", b"", SOURCE_EOF, False, "not-a-stream", "no QEMU migration stream: it begins with 51 45 58$"
     ),
+    **{
+        f"the file ends behind {count} bytes of the magic": Case(
+            b"QEVM"[:count], b"", FILE_END, False, "truncated",
+            f"the file ends at offset {count} of main, in the header, {count} bytes into it; there",
+        )
+        for count in (1, 2, 3, 4)
+    },
     "an old version": Case(
         b"QEVM\0\0\0\2" + bytes(100), b"", SOURCE_EOF, False, "undecodable",
         "migration stream version 2: only version 3 is known, at offset 0 of main, in the header",

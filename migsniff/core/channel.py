@@ -230,6 +230,8 @@ def classify(head: bytes, context: Context, *, ended: bool) -> tuple[str, str] |
         if resumed:
             what = "postcopy goes on over a new connection"
             return "resumed", what if context.postcopy else f"{what}; what was before was not seen"
+    if ended and head and U32.pack(FILE_MAGIC).startswith(head):
+        return "main", ""  # and cut off in its header
     if len(head) >= CLASSIFY:
         if _is_page_record(U64.unpack_from(head)[0], context):
             return "preempt", "pages that the destination asked for"

@@ -72,6 +72,8 @@ class MainReader:
         """What is being read: section or item, and the record in it."""
         within = self.ram.where or self.devices.where
         item = f"{self.item}, {within}" if within else self.item
+        if self.at_footer and self.queue.wire_end > self.queue.mark:
+            item = f"the footer of {item}"
         return f"the package, {item}" if self.in_package else item
 
     @property
@@ -219,7 +221,9 @@ class MainReader:
         queue = self.queue
         start = queue.at
         if not queue.ensure(5):
+            self.item = f"the header of a {KINDS[kind]} section"
             yield from queue.wait(5)
+            self.item = "between sections"
         (section_id,) = U32.unpack_from(queue.data, queue.pos + 1)
         facts = self.context.sections.get(section_id)
         if facts is None:

@@ -179,7 +179,7 @@ class CaptureWriter:
         if self._thread is not None:
             self._thread.join(timeout)
             return not self._thread.is_alive()
-        return True
+        return self._closed  # with nothing to be saved; otherwise the first chunk is still to come
 
     # ---------------------------------------------------------------- the caller's side
 
