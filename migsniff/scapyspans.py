@@ -1,5 +1,6 @@
 """Where the records of a direction begin and end, as the decoder's events tell, and the layer of each."""
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 from typing import Final
@@ -32,7 +33,6 @@ from migsniff.core.livesections import live_section
 from migsniff.core.records import split_records
 from migsniff.core.wire import ItemType, RamFlag
 from migsniff.scapydevices import device_layer
-from migsniff.scapyfields import Record
 from migsniff.scapylayers import (
     BLOCK_LAYERS,
     COMMAND_LAYERS,
@@ -137,7 +137,7 @@ class Spans:
             packet = build(data[start:stop])
             if build is COMMAND_PACKAGED and stop in self.packages:
                 at = min(stop + self.packages[stop], end)
-                inside = [one for one in starts if stop <= one < at]
+                inside = starts[bisect_left(starts, stop) : bisect_left(starts, at)]
                 packet = packet / scapylayers.Package(records=list(self._packets(data, inside, stop, at)))
             yield packet
         if at < end:
@@ -157,8 +157,8 @@ class Spans:
             case RamSection():
                 self._words(data, at, stop)
             case LiveSection() if (handler := live_section(event.idstr)) is not None:
-                fits = min((one for one in self.problems if at <= one < stop), default=stop)
-                self._tagged(data, at, fits, handler.records)
+                first = bisect_left(self.problems, at)
+                self._tagged(data, at, min([stop, *self.problems[first : first + 1]]), handler.records)
             case DeviceSection(idstr=idstr) if idstr in oldstyle.RECORDS:
                 self._tagged(data, at, stop, [oldstyle.RECORDS[idstr]])
             case DeviceSection(described=True, cut=False) if at < stop:
@@ -221,23 +221,21 @@ def _block_list(event: RamBlocks, *, mapped: bool) -> Build:
         at = WORD
         blocks: list[Packet] = []
         for block in event.blocks:
-            layer = BLOCK_LAYERS[block.page_size is not None, block.address is not None]
+            numbers = block.page_size is not None, block.address is not None
+            layer = BLOCK_LAYERS[numbers]
+            stop = at + 1 + data[at] + WORD + sum(numbers) * WORD
             if mapped:
                 layer = MAPPED_LAYERS[layer]
-            blocks.append(_first(layer, data[at:]))
-            at += len(blocks[-1])
+                _, _, bitmap_at, pages_at = wire.MAPPED_RAM_HEADER.unpack_from(data, stop)
+                stop += wire.MAPPED_RAM_HEADER.size
+                stop += pages_at - bitmap_at + block.length if pages_at else 0
+            blocks.append(layer(data[at:stop]))
+            at = stop
         found = RamBlockList(data[:WORD])
         found.blocks = blocks
         return found
 
     return build
-
-
-def _first(layer: type[Record], data: bytes) -> Packet:
-    """The element that stands at the beginning of these bytes."""
-    found = layer(data)
-    found.remove_payload()
-    return found
 
 
 def _configuration(data: bytes) -> Packet:
