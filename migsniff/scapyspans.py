@@ -225,6 +225,8 @@ def _block_list(event: RamBlocks, *, mapped: bool) -> Build:
             layer = BLOCK_LAYERS[numbers]
             stop = at + 1 + data[at] + WORD + sum(numbers) * WORD
             if mapped:
+                if stop + wire.MAPPED_RAM_HEADER.size > len(data):
+                    break  # the list ends here: what is behind the block's entry makes no sense
                 layer = MAPPED_LAYERS[layer]
                 _, _, bitmap_at, pages_at = wire.MAPPED_RAM_HEADER.unpack_from(data, stop)
                 stop += wire.MAPPED_RAM_HEADER.size
@@ -233,7 +235,7 @@ def _block_list(event: RamBlocks, *, mapped: bool) -> Build:
             at = stop
         found = RamBlockList(data[:WORD])
         found.blocks = blocks
-        return found
+        return found / Raw(data[at:]) if at < len(data) else found
 
     return build
 
