@@ -3,6 +3,7 @@
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
+from struct import error as StructError
 from typing import Final
 
 from migsniff import scapylayers
@@ -58,7 +59,8 @@ from migsniff.scapylayers import (
 )
 
 # behind the layers, which say what is missing if it is
-from scapy.packet import Packet, Raw  # isort: skip
+from scapy.error import Scapy_Exception  # isort: skip
+from scapy.packet import Packet, Padding, Raw  # isort: skip
 
 Build = Callable[[bytes], Packet]
 SECTION_HEADER: Final = {"START": 14, "FULL": 14, "PART": 5, "END": 5}  # with the name's length, not the name
@@ -134,7 +136,7 @@ class Spans:
             if start > at:
                 yield Raw(data[at:start])
             at = stop
-            packet = build(data[start:stop])
+            packet = _fitting(build, data[start:stop])
             if build is COMMAND_PACKAGED and stop in self.packages:
                 at = min(stop + self.packages[stop], end)
                 inside = starts[bisect_left(starts, stop) : bisect_left(starts, at)]
@@ -186,6 +188,15 @@ class TlsSpans(Spans):
         """The records up to what is none."""
         self._tagged(data, 0, min(self.problems, default=len(data)), [tls.TLS_RECORD])
         return super().packets(data)
+
+
+def _fitting(build: Build, data: bytes) -> Packet:
+    """The layer; Raw for bytes that the decoder takes but a layer cannot: behind a name that is too short."""
+    try:
+        packet = build(data)
+    except (StructError, Scapy_Exception):
+        return Raw(data)
+    return Raw(data) if Padding in packet else packet
 
 
 def _layer(event: Event) -> Build | None:

@@ -12,7 +12,7 @@ from migsniff.core.arrivals import Direction
 from migsniff.core.errors import CaptureError
 from migsniff.core.events import DeviceSection
 from migsniff.core.tls import TLS_RECORD
-from migsniff.core.wire import Command, ItemType
+from migsniff.core.wire import RECV_BITMAP_END, Command, ItemType
 from migsniff.scapy import (
     COMMAND_LAYERS,
     TAGGED_LAYERS,
@@ -268,3 +268,17 @@ def test_broken_streams_come_back(name: str) -> None:
             packet = KINDS[role, way](broken, main=main)
             assert rebuilt(packet) == broken
             assert packet.show(dump=True)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"\0\5\0\4\1ram" + u64(8) + bytes(8) + u64(RECV_BITMAP_END),
+        b"\0\3\0\x10" + u64(0) + b"\0\0\1\0\1ram",
+    ],
+)
+def test_what_the_decoder_takes_and_a_layer_cannot(message: bytes) -> None:
+    """A name that is shorter than its message says."""
+    packet = ReturnPathStream(message)
+    assert rebuilt(packet) == message
+    assert list(map(type, packet.records)) == [Raw]
