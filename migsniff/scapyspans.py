@@ -1,7 +1,9 @@
 """Where the records of a direction begin and end, as the decoder's events tell, and the layer of each."""
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
+from struct import error as StructError
 from typing import Final
 
 from migsniff import scapylayers
@@ -32,7 +34,6 @@ from migsniff.core.livesections import live_section
 from migsniff.core.records import split_records
 from migsniff.core.wire import ItemType, RamFlag
 from migsniff.scapydevices import device_layer
-from migsniff.scapyfields import Record
 from migsniff.scapylayers import (
     BLOCK_LAYERS,
     COMMAND_LAYERS,
@@ -58,7 +59,8 @@ from migsniff.scapylayers import (
 )
 
 # behind the layers, which say what is missing if it is
-from scapy.packet import Packet, Raw  # isort: skip
+from scapy.error import Scapy_Exception  # isort: skip
+from scapy.packet import Packet, Padding, Raw  # isort: skip
 
 Build = Callable[[bytes], Packet]
 SECTION_HEADER: Final = {"START": 14, "FULL": 14, "PART": 5, "END": 5}  # with the name's length, not the name
@@ -134,10 +136,10 @@ class Spans:
             if start > at:
                 yield Raw(data[at:start])
             at = stop
-            packet = build(data[start:stop])
+            packet = _fitting(build, data[start:stop])
             if build is COMMAND_PACKAGED and stop in self.packages:
                 at = min(stop + self.packages[stop], end)
-                inside = [one for one in starts if stop <= one < at]
+                inside = starts[bisect_left(starts, stop) : bisect_left(starts, at)]
                 packet = packet / scapylayers.Package(records=list(self._packets(data, inside, stop, at)))
             yield packet
         if at < end:
@@ -157,8 +159,8 @@ class Spans:
             case RamSection():
                 self._words(data, at, stop)
             case LiveSection() if (handler := live_section(event.idstr)) is not None:
-                fits = min((one for one in self.problems if at <= one < stop), default=stop)
-                self._tagged(data, at, fits, handler.records)
+                first = bisect_left(self.problems, at)
+                self._tagged(data, at, min([stop, *self.problems[first : first + 1]]), handler.records)
             case DeviceSection(idstr=idstr) if idstr in oldstyle.RECORDS:
                 self._tagged(data, at, stop, [oldstyle.RECORDS[idstr]])
             case DeviceSection(described=True, cut=False) if at < stop:
@@ -186,6 +188,15 @@ class TlsSpans(Spans):
         """The records up to what is none."""
         self._tagged(data, 0, min(self.problems, default=len(data)), [tls.TLS_RECORD])
         return super().packets(data)
+
+
+def _fitting(build: Build, data: bytes) -> Packet:
+    """The layer; Raw for bytes that the decoder takes but a layer cannot: behind a name that is too short."""
+    try:
+        packet = build(data)
+    except (StructError, Scapy_Exception):
+        return Raw(data)
+    return Raw(data) if Padding in packet else packet
 
 
 def _layer(event: Event) -> Build | None:
@@ -221,23 +232,23 @@ def _block_list(event: RamBlocks, *, mapped: bool) -> Build:
         at = WORD
         blocks: list[Packet] = []
         for block in event.blocks:
-            layer = BLOCK_LAYERS[block.page_size is not None, block.address is not None]
+            numbers = block.page_size is not None, block.address is not None
+            layer = BLOCK_LAYERS[numbers]
+            stop = at + 1 + data[at] + WORD + sum(numbers) * WORD
             if mapped:
+                if stop + wire.MAPPED_RAM_HEADER.size > len(data):
+                    break  # the list ends here: what is behind the block's entry makes no sense
                 layer = MAPPED_LAYERS[layer]
-            blocks.append(_first(layer, data[at:]))
-            at += len(blocks[-1])
+                _, _, bitmap_at, pages_at = wire.MAPPED_RAM_HEADER.unpack_from(data, stop)
+                stop += wire.MAPPED_RAM_HEADER.size
+                stop += pages_at - bitmap_at + block.length if pages_at else 0
+            blocks.append(layer(data[at:stop]))
+            at = stop
         found = RamBlockList(data[:WORD])
         found.blocks = blocks
-        return found
+        return found / Raw(data[at:]) if at < len(data) else found
 
     return build
-
-
-def _first(layer: type[Record], data: bytes) -> Packet:
-    """The element that stands at the beginning of these bytes."""
-    found = layer(data)
-    found.remove_payload()
-    return found
 
 
 def _configuration(data: bytes) -> Packet:

@@ -12,7 +12,7 @@ from migsniff.core.arrivals import Direction
 from migsniff.core.errors import CaptureError
 from migsniff.core.events import DeviceSection
 from migsniff.core.tls import TLS_RECORD
-from migsniff.core.wire import Command, ItemType
+from migsniff.core.wire import RECV_BITMAP_END, Command, ItemType
 from migsniff.scapy import (
     COMMAND_LAYERS,
     TAGGED_LAYERS,
@@ -44,6 +44,7 @@ from tests.scapying import kept, layers, rebuilt
 from tests.streams import EOF, HEADER, section
 from tests.test_livesections import HEAD, PAYLOADS, VFIO, stream_of, u64
 
+ROLES = {"multifd": "multifd", "preempt": "preempt", "tls": "tls"}
 CommandPackaged = COMMAND_LAYERS[Command.PACKAGED]
 TlsRecord = TAGGED_LAYERS[TLS_RECORD]
 FOLDER = Path(__file__).parents[1] / "captures" / "samples"
@@ -228,7 +229,7 @@ def test_with_the_main_channel(name: str) -> None:
     stream = STREAMS[name]
     channels = sent(stream)
     for (number, way), data in channels.items():
-        role = {"multifd": "multifd", "preempt": "preempt"}.get(name, "resumed") if number else "main"
+        role = ROLES.get(name, "resumed") if number else "main"
         packet = KINDS[role, way](data, main=b"" if (number, way) == (0, "fwd") else channels[0, "fwd"])
         assert rebuilt(packet) == data
         if number or way == "rev":
@@ -244,3 +245,40 @@ def test_a_resumed_channel_alone() -> None:
         "CommandPostcopyResume",
     ]
     assert type(packet.records[-1]) is Raw
+
+
+# ---------------------------------------------------------------- broken ones
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_broken_streams_come_back(name: str) -> None:
+    """Whatever cannot be read stays as it is, and is shown; nothing is raised."""
+    dice = random.Random(name)
+    channels = sent(STREAMS[name])
+    for (number, way), whole in channels.items():
+        first = name.split()[0]
+        role = ROLES.get(first, "resumed") if number or first == "tls" else "main"
+        for _ in range(25):
+            data = bytearray(whole)
+            for _ in range(dice.randint(1, 4)):
+                at = dice.randrange(len(data))
+                data[at] = dice.choice([0, 1, 2, 0xFF, data[at] ^ 1 << dice.randrange(8)])
+            broken = bytes(data[: dice.choice([len(data), dice.randrange(1, len(data) + 1)])])
+            main = b"" if (number, way) == (0, "fwd") else channels.get((0, "fwd"), b"")
+            packet = KINDS[role, way](broken, main=main)
+            assert rebuilt(packet) == broken
+            assert packet.show(dump=True)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"\0\5\0\4\1ram" + u64(8) + bytes(8) + u64(RECV_BITMAP_END),
+        b"\0\3\0\x10" + u64(0) + b"\0\0\1\0\1ram",
+    ],
+)
+def test_what_the_decoder_takes_and_a_layer_cannot(message: bytes) -> None:
+    """A name that is shorter than its message says."""
+    packet = ReturnPathStream(message)
+    assert rebuilt(packet) == message
+    assert list(map(type, packet.records)) == [Raw]
