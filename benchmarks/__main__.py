@@ -21,6 +21,7 @@ BENCHMARKS = (
     "forwarding",
     "channels",
     "latency",
+    "stalls",
     "decoding",
     "expert",
     "contents",

@@ -72,11 +72,12 @@ def send(port: int, path: Path, *others: Path) -> None:
     print(json.dumps({"began": began}))
 
 
-def send_forever(port: int, path: Path) -> None:
+def send_forever(port: int, path: Path, *, pause: float) -> None:
     """Send a file again and again, each time on a connection of its own, until killed."""
     pieces = _pieces(path)
     while True:
         _send(port, pieces)
+        time.sleep(pause)
 
 
 def send_long(port: int, size: int) -> None:
@@ -133,6 +134,7 @@ def main() -> None:
         one = commands.add_parser(name)
         one.add_argument("port", type=int)
         one.add_argument("paths", type=Path, nargs=files)
+    one.add_argument("--pause", type=float, default=0.0)
     one = commands.add_parser("send-long")
     one.add_argument("port", type=int)
     one.add_argument("size", type=int)
@@ -150,7 +152,8 @@ def main() -> None:
         "ping": ping,
     }
     paths = given.pop("paths", [])
-    functions[given.pop("command")](*given.values(), *paths)
+    pause = {"pause": given.pop("pause")} if "pause" in given else {}
+    functions[given.pop("command")](*given.values(), *paths, **pause)
 
 
 if __name__ == "__main__":

@@ -20,18 +20,33 @@ if TYPE_CHECKING:
     from migsniff.show.log import LogOptions
 
 FINE, BAD, USAGE, BUG = 0, 1, 2, 3
+INTERRUPTED = 130  # before there was anything to end in order
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; returns the exit code."""
+    _open_closed()
     arguments = _with_command(list(sys.argv[1:] if argv is None else argv))
     try:
         options = parser().parse_args(arguments)
     except SystemExit as end:
         return int(end.code or 0)
+    except KeyboardInterrupt:
+        return INTERRUPTED
     # numpy brings a library that starts a thread for each processor, for mathematics that nobody does here
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     return _written(_guarded(options))
+
+
+def _open_closed() -> None:
+    """Standard streams that are closed become /dev/null, lest a capture or a socket gets their number."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # it gets the lowest free number
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", closefd=False))
 
 
 def _guarded(options: argparse.Namespace) -> int:
@@ -51,7 +66,7 @@ def _guarded(options: argparse.Namespace) -> int:
         print(f"migsniff: {where}{error.strerror or error}", file=sys.stderr)
         return USAGE
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
     except Exception as bug:
         print(f"migsniff: a bug, please report it: {type(bug).__name__}: {bug}", file=sys.stderr)
         if os.environ.get("MIGSNIFF_TRACEBACK"):

@@ -5,7 +5,7 @@ from io import BufferedReader
 from typing import Final, NamedTuple
 
 from migsniff.core.errors import CaptureError
-from migsniff.core.events import Event
+from migsniff.core.events import ChannelFound, Event
 from migsniff.core.session import Session
 from migsniff.descriptions import Learning
 from migsniff.feed.descriptionstore import Described, Entry, entries_of
@@ -65,9 +65,10 @@ def _stream(path: str, file: Peeked | None) -> Found:
     """A capture, a dump, or whatever else holds a stream."""
     source = open_source(path, file=file)
     seen: list[Described] = []
+    whole = All(alone=not isinstance(source, PcapSource) and source.capture is None)
 
     def pipeline(*about: object) -> Pipeline:
-        return Pipeline(_source(path), Session(), [Learning(seen.append), All()])
+        return Pipeline(_source(path), Session(), [Learning(seen.append), whole])
 
     if isinstance(source, PcapSource):
         decode_packets(source, pipeline, lambda pipeline: None)
@@ -77,15 +78,31 @@ def _stream(path: str, file: Peeked | None) -> Found:
         for _ in one.finish():
             pass
     if not seen:
-        raise CaptureError(f"{escape(path)}: it holds no description of device state")
+        why = f": no QEMU migration stream, it {escape(whole.strange)}" if whole.wants_no_more else ""
+        raise CaptureError(f"{escape(path)}: it holds no description of device state{why}")
     return Found(seen[-1].machine, entries_of(seen[-1]))
 
 
 class All:
-    """A show sink that wants everything: to the end of a stream, where its description is."""
+    """A show sink that wants everything: to the end of a stream, where its description is.
+
+    Of what turns out to be no stream it wants nothing more: /dev/zero has no end. `alone`: there is nothing
+    else that could be one.
+    """
+
+    def __init__(self, *, alone: bool) -> None:
+        self._alone = alone
+        self.strange = ""
+
+    @property
+    def wants_no_more(self) -> bool:
+        """Whether reading may end."""
+        return bool(self.strange)
 
     def show(self, migration: str, time: int, event: Event) -> None:
         """Nothing is shown."""
+        if self._alone and isinstance(event, ChannelFound) and event.role == "unknown":
+            self.strange = event.detail
 
     def close(self) -> None:
         """Nothing is pending."""

@@ -17,6 +17,7 @@ from migsniff.core.events import (
     DescriptionFound,
     DeviceSection,
     Event,
+    MultifdPacket,
     Verdict,
 )
 from migsniff.feed.descriptions import Descriptions
@@ -83,6 +84,7 @@ class Learning:
         self._versions: dict[tuple[str, int], int] = {}
         self.wants_no_more = True
         """Nothing is read on for its sake."""
+        self.ignores = (MultifdPacket,)
 
     def show(self, migration: str, time: int, event: Event) -> None:
         """Take note of what is described."""

@@ -6,6 +6,7 @@ decoding ends.
 """
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Generator
@@ -31,6 +32,7 @@ from migsniff.feed.captureformat import MAX_CONNECTIONS
 from migsniff.pipeline import Pipeline
 
 TURN: Final = 0.001  # seconds of this thread's own time for decoding before the loop may forward again
+CLOSING_TURN: Final = 0.02  # the same when there is nothing to be forwarded any more
 MAX_BEHIND: Final = 64 << 20  # bytes that wait for decoding before it is given up
 MAX_HELD: Final = 32 << 20  # bytes of multifd channels that wait here for the list of RAM blocks
 MAX_LAG: Final = 4 << 20  # bytes that wait for decoding, beyond which draining waits
@@ -43,6 +45,22 @@ class Question:
     connection: int
     how: EndKind
     answer: Callable[[bool], None]
+
+
+class Turn:
+    """So many seconds of this thread's own time.
+
+    Its clock is a system call, which is dear behind each event: the wall's, never behind it, is asked first.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._wall = time.monotonic() + seconds
+        self._own = time.thread_time() + seconds
+
+    @property
+    def over(self) -> bool:
+        """Whether they have passed."""
+        return time.monotonic() > self._wall and time.thread_time() > self._own
 
 
 class LiveMigration:
@@ -90,13 +108,27 @@ class LiveMigration:
         """What the proxy would exit with if this were its only migration."""
         return 0 if self.pipeline.verdict is None and self.failed is None else self.pipeline.exit_code
 
-    def close(self) -> None:
-        """End it now, with all that waits, whether its connections have ended or not."""
+    def end(self) -> None:
+        """It has no connections any more: the verdict comes when what waits is decoded."""
+        self.open = 0
+        self.paused = False
+        self._closing = True
+        self._turn()
+
+    def close(self, until: float = math.inf) -> None:
+        """End it now, whether its connections have ended or not.
+
+        What waits is decoded until that time (of time.monotonic), and the rest only counted.
+        """
         self.open = 0
         self.paused = False
         self._closing = True
         while self._running is not None or self._next():
-            self._guarded(float("inf"))
+            self._guarded(Turn(CLOSING_TURN))
+            if self.failed is None and not self._finished and time.monotonic() > until:
+                waiting = self._behind + self._held_bytes
+                waiting += 0 if self._chunk is None else len(self._chunk.data)
+                self._give_up("decoder-stopped", left=waiting)
 
     @property
     def finished(self) -> bool:
@@ -161,28 +193,28 @@ class LiveMigration:
     def _turn(self) -> None:
         """Work for about a millisecond, and come back for the rest."""
         self._scheduled = False
-        deadline = time.thread_time() + TURN
+        turn = Turn(TURN)
         while self._running is not None or self._next():
-            self._guarded(deadline)
-            if time.thread_time() > deadline:
+            self._guarded(turn)
+            if turn.over:
                 break
         ending = not self.open and not self._finished and not self.paused
         if (self._busy or ending) and not self._scheduled:
             self._scheduled = True
             asyncio.get_running_loop().call_soon(self._turn)
 
-    def _guarded(self, deadline: float) -> None:
+    def _guarded(self, turn: Turn) -> None:
         """Go on with what is running until the time is over. Nothing gets out of here into the forwarding."""
         try:
-            self._work(deadline)
+            self._work(turn)
         except Exception as bug:
             self._running = None
             self._give_up("decoder-bug", detail=f"{type(bug).__name__}: {bug}")
 
-    def _work(self, deadline: float) -> None:
+    def _work(self, turn: Turn) -> None:
         assert self._running is not None
         for _ in self._running:
-            if time.thread_time() > deadline:
+            if turn.over:
                 self.pipeline.session.detach()
                 if self._chunk is not None:
                     self._chunk = _owned(self._chunk)

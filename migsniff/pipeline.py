@@ -7,7 +7,6 @@ from migsniff.core.arrivals import Arrival, Chunk
 from migsniff.core.events import (
     BREATH,
     Event,
-    Finding,
     Undecodable,
     Verdict,
 )
@@ -20,7 +19,8 @@ from migsniff.show.stats import Stats
 class Sink(Protocol):
     """Something that events become visible in.
 
-    One that has an attribute `wants_no_more` lets reading end as soon as that is true of all sinks.
+    One that has an attribute `wants_no_more` lets reading end as soon as that is true of all sinks. Of the
+    types of events in an attribute `ignores` it is shown none.
     """
 
     def show(self, migration: str, time: int, event: Event) -> None: ...
@@ -29,9 +29,12 @@ class Sink(Protocol):
 
 
 class Finder(Protocol):
-    """Something that finds what is worth knowing in events, beside the rules of expert; it never raises."""
+    """Something that finds what is worth knowing in events, beside the rules of expert; it never raises.
 
-    def see(self, time: int, event: Event) -> Iterable[Finding]: ...
+    Of findings that take long to make, BREATH may come between them.
+    """
+
+    def see(self, time: int, event: Event) -> Iterable[Event]: ...
 
 
 class Pipeline:
@@ -51,6 +54,7 @@ class Pipeline:
         self.migration = migration
         self.session = session
         self.sinks = list(sinks) if stats is None else [stats, *sinks]
+        self._shown_in: dict[type[Event], list[Sink]] = {}  # by the type of event
         self.stats = stats
         self.time = 0
         self.events = 0
@@ -87,14 +91,20 @@ class Pipeline:
                 self._show(time, event)
             for look in looks:
                 for finding in look(time, event):
-                    self._show(time, finding)
+                    if finding is not BREATH:
+                        self._show(time, finding)
                     yield
             if isinstance(event, Verdict):  # the last word
                 self._show(time, event)
             yield
 
     def _show(self, time: int, event: Event) -> None:
-        for sink in self.sinks:
+        kind = type(event)
+        sinks = self._shown_in.get(kind)
+        if sinks is None:
+            sinks = [sink for sink in self.sinks if kind not in getattr(sink, "ignores", ())]
+            self._shown_in[kind] = sinks
+        for sink in sinks:
             sink.show(self.migration, time, event)
 
     @property

@@ -40,6 +40,7 @@ from migsniff.taps import Migrations
 
 SAME_SIGNAL: Final = 0.2  # seconds within which two signals are one, sent on by whoever started migsniff
 SWITCH_INTERVAL: Final = 0.0005  # seconds a thread of ours may hold the interpreter while bytes wait
+CLOSING: Final = 0.5  # seconds for what waits to be decoded when a second signal has come
 GRACE: Final = 5.0  # seconds for the disk to take what is left
 
 
@@ -75,6 +76,8 @@ def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
 
 class Proxy:
     """Relays, the migrations in them, and who shows them."""
+
+    waiting = "waiting for the running migration to end"
 
     def __init__(self, options: argparse.Namespace, log_options: LogOptions) -> None:
         self.options = options
@@ -147,13 +150,13 @@ class Proxy:
         if not options.log and self._log_options.format == "text" and usable(console):
             listening = [address for relay in self.relays for address in relay.addresses]
             if self._log_options.wanted is not None:
-                self.matching = Matching(self._log_options.wanted)
+                self.matching = Matching(self._log_options.wanted, report=self.say)
             self.view = LiveView(
                 self.stats.by_migration, console, listening=listening, matching=self.matching
             )
             self.view.start()
         elif not options.no_decode:
-            self.log = Log(self._log_options, 1, blocking=False)
+            self.log = Log(self._log_options, 1, blocking=False, report=self.say)
 
     def _try_to_save(self) -> None:
         if (why := why_not_saved(Path(self.options.write))) is not None:
@@ -244,16 +247,20 @@ class Proxy:
         now = time.monotonic()
         if self._signalled is None:
             self._signalled = now
-            for relay in self.relays:
-                relay.stop_accepting(self._has_running)
-            for live in [live for live in self.running.values() if live.paused]:
-                live.close()  # nothing is accepted any more by which it could be resumed
+            self._accept_no_more()
             if not self._has_running():
                 self._ended.set()
             else:
-                self.say("waiting for the running migration to end; a second signal ends it now")
+                self.say(f"{self.waiting}; a second signal ends it now")
         elif now - self._signalled > SAME_SIGNAL:
             self._ended.set()
+
+    def _accept_no_more(self) -> None:
+        """No migration is to begin."""
+        for relay in self.relays:
+            relay.stop_accepting(self._has_running)
+        for live in [live for live in self.running.values() if live.paused]:
+            live.close()  # nothing is accepted any more by which it could be resumed
 
     def _status(self) -> None:
         """SIGUSR1: a line about each running migration."""
@@ -275,16 +282,16 @@ class Proxy:
 
     async def _close(self) -> None:
         """Write what waits: the captures, the log, the view's summary."""
+        enough = time.monotonic() + CLOSING
         for live in list(self.running.values()):
-            live.close()
+            live.close(enough)
         deadline = time.monotonic() + GRACE
         for capture in self._captures:
             if not capture.join(max(0.0, deadline - time.monotonic())):
                 self.say(f"the disk did not take the capture in {capture.path} in time")
         self._known.close(max(0.0, deadline - time.monotonic()))
-        if (wanted := self._log_options.wanted) is not None and wanted.failed is not None:
-            for said in wanted.notes():
-                self.say(said)
+        if self.matching is not None:
+            self.matching.close()
         if self.view is not None:
             self.view.stop()
         self._statistics.close()
@@ -293,4 +300,10 @@ class Proxy:
             self.log.close()
             if self.log.error is not None:
                 self.say(f"the log ended: {self.log.error.strerror}")
+        for shown in (self.log, self.matching):
+            if shown is not None and shown.failed is not None:
+                self.exit_code = 3
+        if (wanted := self._log_options.wanted) is not None and wanted.failed is not None:
+            for said in wanted.notes():
+                self.say(said)
         self._messages.close()

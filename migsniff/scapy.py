@@ -3,64 +3,56 @@
     from migsniff.scapy import *
     MigrationStream(open("dump", "rb").read()).show()
 
-Each layer is made of the layout that the decoder reads with (core.wire, core.messages), and whole streams
-are taken apart where the decoder finds their records. They are held in memory: this is for small ones.
+Each layer is made of the layout that the decoder reads with, and whole streams are taken apart where the
+decoder finds their records. They are held in memory: this is for small ones.
 """
 
-from collections.abc import Callable, Iterator
-from itertools import pairwise
-from typing import ClassVar, Final
+from collections.abc import Iterator
+from typing import Any, ClassVar, Final
 
-from migsniff.core import wire
 from migsniff.core.arrivals import Chunk, Direction
 from migsniff.core.bytequeue import ByteQueue, Steps
-from migsniff.core.channel import DirectionDecoder, Reader
+from migsniff.core.channel import DirectionDecoder, PreemptReader, Reader, classify
+from migsniff.core.colo import read_stream
 from migsniff.core.context import Context
 from migsniff.core.devices import DeviceStateBudget
-from migsniff.core.events import (
-    CommandSent,
-    Configuration,
-    DescriptionFound,
-    DeviceSection,
-    EndOfStream,
-    Event,
-    Header,
-    LiveSection,
-    MultifdHello,
-    MultifdPacket,
-    RamBlocks,
-    RamPages,
-    RamSection,
-    ReturnPathMessage,
-    Section,
-)
+from migsniff.core.errors import CaptureError
+from migsniff.core.events import ChannelFound, Event
 from migsniff.core.multifd import MultifdReader
 from migsniff.core.returnpath import ReturnPathReader
+from migsniff.core.session import Session
 from migsniff.core.stream import MainReader
-from migsniff.core.wire import ItemType, RamFlag
+from migsniff.core.tls import TlsConnection, TlsReader
+from migsniff.feed.files import open_source
+from migsniff.scapydevices import DeviceState
+from migsniff.scapyfields import Element, Record
 from migsniff.scapylayers import (
     COMMAND_LAYERS,
-    MAX_ELEMENTS,
     MESSAGE_LAYERS,
-    RAM_LAYERS,
-    SECTIONS,
+    RECORDS,
+    TAGGED_LAYERS,
+    ColoMessage,
     CommandItem,
     CompressedPage,
     ConfigurationSection,
     EndOfFile,
     EndOfRecords,
-    Fields,
     FlushMultifd,
+    MappedRamBlock,
+    MappedRamBlockAddress,
     MessageItem,
     MigrationHeader,
     MultifdDeviceState,
     MultifdHelloPacket,
     MultifdPages,
     NormalPage,
+    Package,
     RamBlock,
+    RamBlockAddress,
+    RamBlockBoth,
     RamBlockList,
+    RamBlockPageSize,
     ReceivedBitmap,
-    Record,
     SectionEnd,
     SectionFooter,
     SectionFull,
@@ -71,201 +63,205 @@ from migsniff.scapylayers import (
     XbzrlePage,
     ZeroPage,
 )
+from migsniff.scapyspans import Spans, TlsSpans
 
 # behind the layers, which say what is missing if it is
-from scapy.fields import PacketListField  # isort: skip
 from scapy.packet import Packet, Raw, fuzz  # isort: skip
-
-# ---------------------------------------------------------------- whole streams
-
-
-RECORDS: Final[Fields] = [PacketListField("records", [], Raw, max_count=MAX_ELEMENTS)]
 
 
 class Stream(Packet):
-    """Records one behind the other, found by the decoder; what it cannot read is Raw."""
+    """Records one behind the other, found by the decoder; what it cannot read is Raw.
 
+    `main`: the bytes of the migration's main channel, which tell what those of other connections mean.
+    """
+
+    __slots__ = ("main",)
     way: ClassVar[Direction] = "fwd"
     fields_desc = RECORDS
 
+    def __init__(self, _pkt: bytes = b"", *, main: bytes = b"", **fields: Any) -> None:
+        self.main = main
+        super().__init__(_pkt, **fields)
+
     def do_dissect(self, data: bytes) -> bytes:
         """Take all bytes apart."""
-        self.fields["records"] = list(self._records(data))
+        context, spans = Context(want_contents=True, want_fields=True), self.spans()
+        if self.main:
+            for _ in _decode(*_main_reader(self.main, context), "fwd", self.main):
+                pass
+        queue = ByteQueue()
+        for event in _decode(queue, *self.reader(queue, context, data), self.way, data):
+            spans.note(event, context.page_size)
+        self.fields["records"] = spans.packets(data)
         self.raw_packet_cache = None
         return b""
 
-    def _records(self, data: bytes) -> Iterator[Packet]:
-        at = 0
-        for start, stop, layer in _spans(*self._events(data), data):
-            if start > at:
-                yield Raw(data[at:start])
-            if stop > max(at, start):
-                yield layer(data[start:stop]) if start >= at else Raw(data[at:stop])
-                at = stop
-        if at < len(data):
-            yield Raw(data[at:])
+    @classmethod
+    def spans(cls) -> Spans:
+        """What finds the records by the decoder's events."""
+        return Spans()
 
-    def _reader(self, queue: ByteQueue, context: Context) -> tuple[Reader, Steps]:
-        main = MainReader("main", queue, context, DeviceStateBudget())
-        return main, main.run()
+    def reader(self, queue: ByteQueue, context: Context, data: bytes) -> tuple[Reader, Steps]:
+        """The decoder's parser of such a channel."""
+        return _main_reader(data, context, queue)[1:]
 
-    def _events(self, data: bytes) -> tuple[list[Event], int]:
-        """The decoder's events, and the page size, 0 if it was not told."""
-        queue, context = ByteQueue(), Context(want_contents=True)
-        decoder = DirectionDecoder("main", self.way, queue)
-        decoder.parse(*self._reader(queue, context))
-        chunk = Chunk(0, 0, self.way, data, len(data))
-        return [*decoder.feed(chunk), *decoder.close()], context.page_size or 0
+
+def _main_reader(
+    data: bytes, context: Context, queue: ByteQueue | None = None
+) -> tuple[ByteQueue, Reader, Steps]:
+    """The parser of a main channel, or of a resumed one."""
+    queue = queue or ByteQueue()
+    main = MainReader("main", queue, context, DeviceStateBudget())
+    role, _ = classify(data, context, ended=True) or ("", "")
+    return queue, main, main.resume() if role == "resumed" else read_stream(main)
+
+
+def _decode(queue: ByteQueue, reader: Reader, steps: Steps, way: Direction, data: bytes) -> Iterator[Event]:
+    decoder = DirectionDecoder("main", way, queue)
+    decoder.parse(reader, steps)
+    yield from decoder.feed(Chunk(0, 0, way, data, len(data)))
+    yield from decoder.close()
 
 
 class MigrationStream(Stream):
-    """A main channel from its first byte on."""
+    """A main channel from its first byte on, or one over which postcopy goes on (`main`: the one before)."""
 
     name = "MigrationStream"
 
 
 class ReturnPathStream(Stream):
-    """What the destination says on a main channel."""
+    """What the destination says on a main channel, whose own bytes tell whether that is COLO."""
 
     name = "ReturnPathStream"
     way = "rev"
 
-    def _reader(self, queue: ByteQueue, context: Context) -> tuple[Reader, Steps]:
+    def reader(self, queue: ByteQueue, context: Context, data: bytes) -> tuple[Reader, Steps]:
+        """The messages."""
         reader = ReturnPathReader("main", queue, context)
         return reader, reader.run()
 
 
 class MultifdStream(Stream):
-    """A multifd channel. What its packets mean is told by the main channel: a subclass has that as `main`."""
+    """A multifd channel. What its packets mean is told by the `main` channel."""
 
     name = "MultifdStream"
-    main: ClassVar[bytes] = b""
 
-    def _reader(self, queue: ByteQueue, context: Context) -> tuple[Reader, Steps]:
-        told = DirectionDecoder("main", "fwd", ByteQueue())
-        told.parse(*Stream._reader(self, told.queue, context))
-        for _ in told.feed(Chunk(0, 0, "fwd", self.main, len(self.main))):
-            pass
+    @classmethod
+    def spans(cls) -> Spans:
+        """Pages stand in packets here."""
+        return Spans(paged=False)
+
+    def reader(self, queue: ByteQueue, context: Context, data: bytes) -> tuple[Reader, Steps]:
+        """The hello, and packets."""
         reader = MultifdReader("multifd", queue, context)
         return reader, reader.run()
 
 
-Span = tuple[int, int, Callable[[bytes], Packet]]
+class PreemptStream(Stream):
+    """A preempt channel: pages that the destination of postcopy asked for. `main` tells their size."""
+
+    name = "PreemptStream"
+
+    @classmethod
+    def spans(cls) -> Spans:
+        """Pages without sections."""
+        return Spans(bare=True)
+
+    def reader(self, queue: ByteQueue, context: Context, data: bytes) -> tuple[Reader, Steps]:
+        """Page records."""
+        reader = PreemptReader("preempt", queue, context)
+        return reader, reader.run()
 
 
-def _spans(events: list[Event], page_size: int, data: bytes) -> list[Span]:
-    """Where each record begins and ends, and what makes a layer of it."""
-    spans: dict[int, Span] = {}
-    ram: list[RamSection] = []
-    for event in events:
-        start, stop = event.offset, event.offset + event.size
-        match event:
-            case Header():
-                spans[start] = start, stop, MigrationHeader
-            case Configuration():
-                spans[start] = start, stop, _configuration
-            case CommandSent():
-                spans[start] = start, stop, COMMAND_LAYERS[event.command]
-            case ReturnPathMessage():
-                spans[start] = start, stop, MESSAGE_LAYERS[event.message]
-            case EndOfStream():
-                spans[start] = start, stop, EndOfFile
-            case DescriptionFound():
-                spans[start] = start, stop, VmDescription
-            case MultifdHello():
-                spans[start] = start, stop, MultifdHelloPacket
-            case MultifdPacket(method="device-state"):
-                spans[start] = start, stop, MultifdDeviceState
-            case MultifdPacket():
-                spans[start] = start, stop, _with_offsets(page_size)
-            case RamBlocks():
-                spans[start] = start, stop, _block_list
-            case RamPages(channel="main"):  # those of a multifd packet are no records of their own
-                spans |= {span[0]: span for span in _pages(event)}
-            case RamSection():
-                ram.append(event)
-            case DeviceSection() | LiveSection():
-                spans |= {span[0]: span for span in _section(event, data)}
-            case _:
-                pass
-    for section in ram:
-        spans |= {span[0]: span for span in _section(section, data, spans)}
-    return [spans[start] for start in sorted(spans)]
+class TlsStream(Stream):
+    """One direction of a connection with TLS: scapy's own TLS layers take its records further apart."""
+
+    name = "TlsStream"
+
+    @classmethod
+    def spans(cls) -> Spans:
+        """The records one by one."""
+        return TlsSpans()
+
+    def reader(self, queue: ByteQueue, context: Context, data: bytes) -> tuple[Reader, Steps]:
+        """The records."""
+        reader = TlsReader("tls", self.way, queue, TlsConnection())
+        return reader, reader.run()
 
 
-def _section(event: Section, data: bytes, inside: dict[int, Span] | None = None) -> Iterator[Span]:
-    """A section's header and footer; `inside`: the pages of a RAM section, between which words stand."""
-    layer = SECTIONS[event.section_type]
-    size = 14 + data[event.offset + 5] if event.section_type in ("START", "FULL") else 5
-    at, stop = event.offset + size, event.offset + event.size
-    yield event.offset, at, layer
-    if event.footer:
-        stop -= wire.FOOTER.struct.size
-        yield stop, stop + wire.FOOTER.struct.size, SectionFooter
-    while inside is not None and at < stop:
-        if at in inside:
-            at = inside[at][1]
-            continue
-        (word,) = wire.U64.unpack_from(data, at)
-        yield at, at + 8, RAM_LAYERS.get(word, Raw)
-        at += 8
+class UnknownStream(Stream):
+    """A connection of an unknown protocol."""
+
+    name = "UnknownStream"
 
 
-def _pages(event: RamPages) -> Iterator[Span]:
-    at = event.offset
-    for word, body, length in zip(event.words, event.bodies, event.lengths, strict=True):
-        flags = int(word) & (event.page_size - 1) & ~RamFlag.CONTINUE
-        stop = event.offset + int(body) + int(length)
-        yield at, stop, RAM_LAYERS[flags]
-        at = stop
+KINDS: Final[dict[tuple[str, Direction], type[Stream]]] = {
+    ("main", "fwd"): MigrationStream,
+    ("main", "rev"): ReturnPathStream,
+    ("resumed", "fwd"): MigrationStream,
+    ("resumed", "rev"): ReturnPathStream,
+    ("multifd", "fwd"): MultifdStream,
+    ("preempt", "fwd"): PreemptStream,
+    ("tls", "fwd"): TlsStream,
+    ("tls", "rev"): TlsStream,
+}
 
 
-def _block_list(data: bytes) -> Packet:
-    """The block list; with other numbers behind the blocks than their lengths it is shown as it stands."""
-    found = RamBlockList(data)
-    known = sum(len(bytes(block)) for block in found.blocks)
-    total = sum(block.length for block in found.blocks if isinstance(block, RamBlock))
-    if known == len(data) - 8 and total == found.word - RamFlag.MEM_SIZE:
-        return found
-    return RamBlockList(data[:8]) / Raw(data[8:])
+def streams(path: str, **how: Any) -> dict[str, Stream]:
+    """All connections of a migration as packets, by channel and direction ("main.fwd", "multifd-0.fwd").
 
+    `path`: a capture with `--ram keep`, a dump, or whatever else `migsniff read` opens, with the options of
+    migsniff.feed.files.open_source. Raises CaptureError.
+    """
+    source = open_source(path, **how)
+    if not source.contents:
+        raise CaptureError(
+            f"{path}: {source.describe} has not the bytes; layers need one made with --ram keep"
+        )
+    session = Session(contents=True, fields=True)
+    data: dict[tuple[int, Direction], bytearray] = {}
+    found: dict[str, tuple[int, Direction, type[Stream], Spans]] = {}
 
-def _configuration(data: bytes) -> Packet:
-    """The section with its subsections as payloads, cut where the next one begins."""
-    head = 5 + wire.U32.unpack_from(data, 1)[0]
-    found = ConfigurationSection(data[:head])
-    rest = data[head:]
-    # names begin alike: a byte 5 before "<length>configuration/" is a subsection, any other is data
-    cuts = [
-        at
-        for at in range(len(rest))
-        if rest[at] == ItemType.SUBSECTION and rest[at + 2 :].startswith(wire.SUBSECTION_PREFIX_CONFIGURATION)
-    ]
-    for start, stop in pairwise([*cuts, len(rest)]):
-        found = found / Subsection(rest[start:stop])
-    return found
+    def note(event: Event) -> None:
+        if isinstance(event, ChannelFound):
+            for way in ("fwd", "rev"):
+                kind = KINDS.get((event.role, way), UnknownStream)
+                found[f"{event.channel}.{way}"] = event.connection, way, kind, kind.spans()
+        elif (name := f"{event.channel}.{event.direction}") in found:
+            found[name][3].note(event, session.context.page_size)
 
-
-def _with_offsets(page_size: int) -> Callable[[bytes], Packet]:
-    """Packets whose list of offsets has room for so many pages; what is behind it is page contents."""
-
-    def layer(data: bytes) -> Packet:
-        size = wire.MULTIFD_PACKET.size + 8 * (wire.MULTIFD_PACKET_BYTES // page_size)
-        head = MultifdPages(data[:size])
-        return head / Raw(data[size:]) if len(data) > size else head
-
-    return layer
+    for arrival in source.arrivals():
+        if isinstance(arrival, Chunk):
+            whole = data.setdefault((arrival.connection, arrival.direction), bytearray())
+            whole += arrival.data
+            if len(whole) != arrival.end:
+                raise CaptureError(f"{path}: bytes are missing before offset {arrival.end}")
+        for event in session.feed(arrival):
+            note(event)
+    for event in session.finish():
+        note(event)
+    return {
+        name: kind(records=spans.packets(bytes(data[number, way])))
+        for name, (number, way, kind, spans) in found.items()
+        if data.get((number, way))
+    }
 
 
 __all__ = [
     "COMMAND_LAYERS",
     "MESSAGE_LAYERS",
+    "TAGGED_LAYERS",
+    "ColoMessage",
     "CommandItem",
     "CompressedPage",
     "ConfigurationSection",
+    "DeviceState",
+    "Element",
     "EndOfFile",
     "EndOfRecords",
     "FlushMultifd",
+    "MappedRamBlock",
+    "MappedRamBlockAddress",
     "MessageItem",
     "MigrationHeader",
     "MigrationStream",
@@ -274,8 +270,13 @@ __all__ = [
     "MultifdPages",
     "MultifdStream",
     "NormalPage",
+    "Package",
+    "PreemptStream",
     "RamBlock",
+    "RamBlockAddress",
+    "RamBlockBoth",
     "RamBlockList",
+    "RamBlockPageSize",
     "Raw",
     "ReceivedBitmap",
     "Record",
@@ -286,11 +287,17 @@ __all__ = [
     "SectionPart",
     "SectionStart",
     "Subsection",
+    "TlsStream",
+    "UnknownStream",
     "VmDescription",
     "XbzrlePage",
     "ZeroPage",
     "fuzz",
+    "streams",
 ]
-_BY_NUMBER: Final = {layer.__name__: layer for layer in (*COMMAND_LAYERS.values(), *MESSAGE_LAYERS.values())}
-globals().update(_BY_NUMBER)  # CommandPing, MessageShut ...: as many as the registries have
-__all__ += sorted(_BY_NUMBER)
+_MADE: Final = {
+    layer.__name__: layer
+    for layer in (*COMMAND_LAYERS.values(), *MESSAGE_LAYERS.values(), *TAGGED_LAYERS.values())
+}
+globals().update(_MADE)  # CommandPing, MessageShut, VfioRecord ...: as many as the registries have
+__all__ += sorted(_MADE)

@@ -1,119 +1,26 @@
 """The layers of records for scapy, made of the layouts that the decoder reads with."""
 
-from collections.abc import Callable
-from typing import Any, ClassVar, Final
+from typing import Final
 
-try:
-    from scapy.fields import (
-        ByteEnumField,
-        ByteField,
-        ConditionalField,
-        FieldLenField,
-        FieldListField,
-        IntField,
-        LongField,
-        PacketListField,
-        ShortEnumField,
-        ShortField,
-        StrField,
-        StrFixedLenField,
-        StrLenField,
-        XIntField,
-    )
-    from scapy.packet import Packet, Raw
-except ImportError:
-    raise ImportError("migsniff.scapy needs scapy: pip install 'migsniff[scapy]'") from None
+from migsniff.core import messages, oldstyle, tls, wire
+from migsniff.core.layout import Layout, Tagged
+from migsniff.core.livesections import LIVE_SECTIONS
+from migsniff.core.mappedram import bitmap_size
+from migsniff.core.wire import Command, ItemType, RamFlag, ReturnPathType
+from migsniff.scapyfields import (
+    MAX_ELEMENTS,
+    Element,
+    Fields,
+    Record,
+    fields_of,
+    make,
+    make_tagged,
+    parts_of,
+)
 
-from migsniff.core import messages, wire
-from migsniff.core.wire import Command, ItemType, Layout, RamFlag, ReturnPathType
-
-Fields = list[Any]
-NUMBERS: Final = {"B": ByteField, "H": ShortField, "I": IntField, "Q": LongField}
-FLAGS: Final = sum(RamFlag)
-LOW_FLAGS: Final = 0xFF
-MAX_ELEMENTS: Final = wire.MAX_RAM_BLOCKS
-ONLY_LOW: Final = RamFlag.ZERO | RamFlag.MEM_SIZE | RamFlag.PAGE | RamFlag.XBZRLE
-ENUMS: Final[dict[str, Callable[[], Any]]] = {
-    "type": lambda: ByteEnumField("type", 0, {int(kind): kind.name for kind in ItemType}),
-    "command": lambda: ShortEnumField("command", 0, {int(kind): kind.name for kind in Command}),
-    "message": lambda: ShortEnumField("message", 0, {int(kind): kind.name for kind in ReturnPathType}),
-    "magic": lambda: XIntField("magic", 0),
-}
-
-
-class Record(Packet):
-    """A record of the stream. What a layer does not take of its bytes is its payload."""
-
-    layout: ClassVar[Layout] = Layout()
-
-    def guess_payload_class(self, payload: bytes) -> type[Packet]:
-        """The item that begins behind this one, if the type byte is all it takes to tell."""
-        return ITEMS.get(payload[0], Raw) if isinstance(self, ENDS_BY_ITSELF) else Raw
-
-
-def fields_of(layout: Layout, **defaults: Any) -> Fields:
-    """scapy's fields for a layout."""
-    found: Fields = []
-    for name, how in layout.fields:
-        default = defaults.get(name)
-        if isinstance(how, Layout):
-            found.append(_repeated(name, how))
-        elif how in ("str8", "str32"):
-            found += _counted(name, how, default)
-        elif how == "rest":
-            found.append(StrField(name, default or b""))
-        elif how[-1] in "sx" and how[:-1]:
-            size = int(how[:-1])
-            found.append(StrFixedLenField(name, default or bytes(size), length=size))
-        else:
-            field = ENUMS[name]() if name in ENUMS else NUMBERS[how](name, 0)
-            field.default = field.any2i(None, 0 if default is None else default)
-            found.append(field)
-    return found
-
-
-def _counted(name: str, how: str, default: Any) -> Fields:
-    """Text behind its length, which is counted unless it is given."""
-    length = f"{name}_length"
-
-    def told(packet: Packet) -> int:
-        return int(getattr(packet, length))
-
-    def fits(packet: Packet, size: int) -> int:
-        return size & (0xFF if how == "str8" else 0xFFFFFFFF)
-
-    return [
-        FieldLenField(length, None, fmt="B" if how == "str8" else "I", length_of=name, adjust=fits),
-        StrLenField(name, default or b"", length_from=told),
-    ]
-
-
-def _repeated(name: str, layout: Layout) -> Any:
-    if len(layout.fields) == 1 and isinstance(layout.fields[0][1], str):
-        return FieldListField(
-            name, [], NUMBERS[layout.fields[0][1]](layout.fields[0][0], 0), max_count=MAX_ELEMENTS
-        )
-    return PacketListField(name, [], make(name.capitalize(), layout, base=Element), max_count=MAX_ELEMENTS)
-
-
-def make(
-    name: str,
-    layout: Layout,
-    before: Fields | None = None,
-    base: type[Record] | None = None,
-    **defaults: Any,
-) -> type[Record]:
-    """A layer named `name` for a layout, behind other fields if they are given."""
-    fields = [*(before or []), *fields_of(layout, **defaults)]
-    return type(name, (base or Record,), {"name": name, "fields_desc": fields, "layout": layout})
-
-
-class Element(Record):
-    """One of several that stand one behind the other: the next begins where it ends."""
-
-    def extract_padding(self, rest: bytes) -> tuple[bytes, bytes]:
-        return b"", rest
-
+# behind what says what is missing if it is
+from scapy.fields import ConditionalField, PacketListField, StrLenField  # isort: skip
+from scapy.packet import Packet, Raw  # isort: skip
 
 # ---------------------------------------------------------------- items of the main channel
 
@@ -125,7 +32,7 @@ SectionPart = make("SectionPart", wire.CONTINUED, type=ItemType.SECTION_PART)
 SectionEnd = make("SectionEnd", wire.CONTINUED, type=ItemType.SECTION_END)
 SectionFull = make("SectionFull", wire.ANNOUNCED, type=ItemType.SECTION_FULL)
 SectionFooter = make("SectionFooter", wire.FOOTER, type=ItemType.SECTION_FOOTER)
-EndOfFile = make("EndOfFile", Layout(("type", "B")), type=ItemType.EOF)
+EndOfFile = make("EndOfFile", Layout(wire.TYPE), type=ItemType.EOF)
 VmDescription = make("VmDescription", wire.VMDESCRIPTION, type=ItemType.VMDESCRIPTION)
 
 
@@ -153,6 +60,15 @@ class Sized(Element):
         return packet + payload
 
 
+class WithPackage(Sized):
+    """The command that a package follows, which is its payload and is counted, unless that was given."""
+
+    def post_build(self, packet: bytes, payload: bytes) -> bytes:
+        if self.getfieldval("package") is None:
+            packet = packet[:-4] + wire.U32.pack(len(payload) & 0xFFFFFFFF)
+        return super().post_build(packet, payload)
+
+
 def _sized(number: int, entry: messages.Message, base: type[Record]) -> type[Record]:
     """The layer of a command or a message: the header, then its payload as the registry lays it out."""
     kind = "Command" if base is CommandItem else "Message"
@@ -160,6 +76,7 @@ def _sized(number: int, entry: messages.Message, base: type[Record]) -> type[Rec
     header[-2].default = number
     header[-1].default = None
     payload: Fields = fields_of(entry.layout)
+    kinds: tuple[type[Record], ...] = (Sized, base)
     if entry.least == 0 and entry.most:  # a payload that may be left out
         payload = [
             ConditionalField(field, lambda packet: packet.length is None or packet.length > 0)
@@ -168,8 +85,11 @@ def _sized(number: int, entry: messages.Message, base: type[Record]) -> type[Rec
     elif payload and isinstance(payload[-1], PacketListField):
         used = entry.layout.struct.size
         payload[-1].length_from = lambda packet: packet.length - used - 2 - len(packet.block)
+    elif entry.layout is messages.LENGTH:
+        payload[-1].default = None
+        kinds = (WithPackage, base)
     name = kind + "".join(word.capitalize() for word in entry.name.split("_"))
-    return type(name, (Sized, base), {"name": name, "fields_desc": header + payload, "layout": entry.layout})
+    return type(name, kinds, {"name": name, "fields_desc": header + payload})
 
 
 COMMAND_LAYERS: Final = {
@@ -182,45 +102,88 @@ MESSAGE_LAYERS: Final = {
     for number in messages.RETURN_PATH
     if (entry := messages.RETURN_PATH.get(number))
 }
-ReceivedBitmap = make("ReceivedBitmap", wire.RECEIVED_BITMAP)
+COMMAND_PACKAGED: Final = COMMAND_LAYERS[Command.PACKAGED]
+MESSAGE_BITMAP: Final = MESSAGE_LAYERS[ReturnPathType.RECV_BITMAP]
+ReceivedBitmap = make("ReceivedBitmap", wire.RECEIVED_BITMAP, end=wire.RECV_BITMAP_END)
+ColoMessage = make_tagged(wire.COLO_MESSAGE)
+
+
+RECORDS: Final[Fields] = [PacketListField("records", [], Raw, max_count=MAX_ELEMENTS)]
+
+
+class Package(Record):
+    """What stands in a package: the payload of a CommandPackaged."""
+
+    name = "Package"
+    fields_desc = RECORDS
+
 
 # ---------------------------------------------------------------- records of RAM
 
-
-class WordField(LongField):
-    """The word of a RAM record: an address, and flags in its low bits."""
-
-    def i2repr(self, packet: Packet | None, value: Any) -> str:
-        word = int(value or 0)
-        # with pages of 256 bytes the upper flags are bits of the address, but then there is one of these
-        flags = RamFlag(word & (LOW_FLAGS if word & ONLY_LOW else FLAGS))
-        return f"{word - flags:#x} {flags.name or int(flags)}"
-
-
-def _word(flags: RamFlag) -> Fields:
-    return [WordField("word", int(flags))]
+WORD: Final = Layout(wire.RAM_WORD)
 
 
 def _page(flags: RamFlag) -> Fields:
     """The word of a page record, and the name of its block unless it is that of the record before."""
-    named = fields_of(Layout(("block", "str8")))
-    return _word(flags) + [
-        ConditionalField(field, lambda packet: not packet.word & RamFlag.CONTINUE) for field in named
+    return [*fields_of(WORD, word=int(flags)), *parts_of(wire.RAM_PAGE.tag, wire.RAM_PAGE.parts)]
+
+
+def _mapped_pages() -> Fields:
+    """What stands behind a block's header in a mapped-ram file, as far away as the header says."""
+
+    def bitmap(packet: Packet) -> int:
+        stored = packet.pages_offset and packet.page_size
+        return bitmap_size(packet.length // packet.page_size) if stored else 0
+
+    return [
+        StrLenField("bitmap", b"", length_from=bitmap),
+        StrLenField(
+            "hole",
+            b"",
+            length_from=lambda packet: max(0, packet.pages_offset - packet.bitmap_offset - bitmap(packet)),
+        ),
+        StrLenField("pages", b"", length_from=lambda packet: packet.length if packet.pages_offset else 0),
     ]
 
 
-RamBlock = make("RamBlock", wire.RAM_BLOCK, base=Element)
+def _block(name: str, *numbers: tuple[str, str]) -> type[Record]:
+    return make(name, Layout(*wire.RAM_BLOCK.fields, *numbers), base=Element)
+
+
+def _mapped(name: str, block: type[Record]) -> type[Record]:
+    header = fields_of(wire.MAPPED_RAM_LAYOUT, version=wire.MAPPED_RAM_VERSION)
+    fields = [*block.fields_desc, *header, *_mapped_pages()]
+    return type(name, (Element,), {"name": name, "fields_desc": fields})
+
+
+RamBlock = _block("RamBlock")
+RamBlockPageSize = _block("RamBlockPageSize", wire.RAM_BLOCK_PAGE_SIZE)
+RamBlockAddress = _block("RamBlockAddress", wire.RAM_BLOCK_ADDRESS)
+RamBlockBoth = _block("RamBlockBoth", wire.RAM_BLOCK_PAGE_SIZE, wire.RAM_BLOCK_ADDRESS)
+MappedRamBlock = _mapped("MappedRamBlock", RamBlock)
+MappedRamBlockAddress = _mapped("MappedRamBlockAddress", RamBlockAddress)
+BLOCK_LAYERS: Final = {
+    (False, False): RamBlock,
+    (True, False): RamBlockPageSize,
+    (False, True): RamBlockAddress,
+    (True, True): RamBlockBoth,
+}
+"""By whether a page size, and an address, stand behind the length."""
+MAPPED_LAYERS: Final = {RamBlock: MappedRamBlock, RamBlockAddress: MappedRamBlockAddress}
 RamBlockList = make(
     "RamBlockList",
     Layout(),
-    [*_word(RamFlag.MEM_SIZE), PacketListField("blocks", [], RamBlock, max_count=MAX_ELEMENTS)],
+    [
+        *fields_of(WORD, word=int(RamFlag.MEM_SIZE)),
+        PacketListField("blocks", [], RamBlock, max_count=MAX_ELEMENTS),
+    ],
 )
 NormalPage = make("NormalPage", Layout(("data", "rest")), _page(RamFlag.PAGE))
 ZeroPage = make("ZeroPage", Layout(("fill", "B")), _page(RamFlag.ZERO))
 XbzrlePage = make("XbzrlePage", wire.XBZRLE_LAYOUT, _page(RamFlag.XBZRLE), marker=wire.XBZRLE_MARKER)
 CompressedPage = make("CompressedPage", wire.COMPRESSED_LAYOUT, _page(RamFlag.COMPRESS_PAGE))
-EndOfRecords = make("EndOfRecords", Layout(), _word(RamFlag.EOS))
-FlushMultifd = make("FlushMultifd", Layout(), _word(RamFlag.MULTIFD_FLUSH))
+EndOfRecords = make("EndOfRecords", WORD, word=int(RamFlag.EOS))
+FlushMultifd = make("FlushMultifd", WORD, word=int(RamFlag.MULTIFD_FLUSH))
 RAM_LAYERS: Final[dict[int, type[Record]]] = {
     RamFlag.MEM_SIZE: RamBlockList,
     RamFlag.PAGE: NormalPage,
@@ -229,6 +192,24 @@ RAM_LAYERS: Final[dict[int, type[Record]]] = {
     RamFlag.COMPRESS_PAGE: CompressedPage,
     RamFlag.EOS: EndOfRecords,
     RamFlag.MULTIFD_FLUSH: FlushMultifd,
+}
+
+# ---------------------------------------------------------------- live sections, devices that save themselves
+
+
+def _records_of(idstr: str) -> tuple[Tagged, ...]:
+    handler = LIVE_SECTIONS.get(idstr)
+    return handler.records if handler else ()
+
+
+TAGGED_LAYERS: Final[dict[Tagged, type[Record]]] = {
+    record: make_tagged(record)
+    for records in (
+        *map(_records_of, LIVE_SECTIONS),
+        oldstyle.RECORDS.values(),
+        [tls.TLS_RECORD],
+    )
+    for record in records
 }
 
 # ---------------------------------------------------------------- multifd
@@ -261,5 +242,6 @@ ITEMS: Final[dict[int, type[Packet]]] = {
     ItemType.COMMAND: CommandItem,
     ItemType.SECTION_FOOTER: SectionFooter,
 }
-ENDS_BY_ITSELF: Final = (MigrationHeader, ConfigurationSection, SectionFooter, EndOfFile)
+for _ends_by_itself in (MigrationHeader, ConfigurationSection, SectionFooter, EndOfFile):
+    _ends_by_itself.behind = ITEMS
 SECTIONS: Final = {"START": SectionStart, "PART": SectionPart, "END": SectionEnd, "FULL": SectionFull}

@@ -32,6 +32,8 @@ def sniff(options: argparse.Namespace, log_options: LogOptions) -> int:
 class Sniffer(Proxy):
     """A proxy without relays: its migrations come out of packets."""
 
+    waiting = "decoding what has come"
+
     def __init__(self, options: argparse.Namespace, log_options: LogOptions, interface: Interface) -> None:
         super().__init__(options, log_options)
         self._interface = interface
@@ -43,7 +45,7 @@ class Sniffer(Proxy):
         """Decode what passes until a signal."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._ended.set)
+            loop.add_signal_handler(number, self._signal)
         loop.add_signal_handler(signal.SIGUSR1, self._status)
         self._known.start()
         try:
@@ -52,16 +54,22 @@ class Sniffer(Proxy):
             self.say(f"sniffing on {self.options.interface}")
             while not self._ended.is_set():
                 await asyncio.sleep(IDLE)
-                self._idle()
+                if self._signalled is None:
+                    self._idle()
         finally:
-            loop.remove_reader(self._interface.fileno())
-            self._pass_on(self._flows.finish())
+            if self._signalled is None:
+                self._accept_no_more()
             self._tell_drops()
             self._interface.close()
             for note in self._flows.counts.notes():
                 self.say(note)
             await self._close()
         return self.exit_code
+
+    def _accept_no_more(self) -> None:
+        """Watch no more: what has come is all."""
+        asyncio.get_running_loop().remove_reader(self._interface.fileno())
+        self._pass_on(self._flows.finish())
 
     def _take(self) -> None:
         """Packets have come."""
@@ -89,7 +97,7 @@ class Sniffer(Proxy):
                 migration.resumable = _resumable(live)
             if arrival is None:
                 del self._live[migration]
-                live.close()
+                live.end()
                 continue
             if isinstance(arrival, Chunk) and arrival.kept == "none":
                 self._stop_saving(live)

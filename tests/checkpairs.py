@@ -5,6 +5,7 @@ from typing import Final, NamedTuple
 ARCH: Final = "x86_64"
 NET: Final = "-device virtio-net-pci,addr=5"
 BLOCK: Final = "-drive if=none,id=d,driver=null-co -device virtio-blk-pci,addr=6,drive=d"
+IDE: Final = "-drive if=none,id=d,driver=null-co -device ide-hd,drive=d"
 RNG: Final = "virtio-rng-pci"
 PORT: Final = "-M pc-q35-7.2 -device pcie-root-port,id=r,chassis=1,addr=5"
 
@@ -158,6 +159,15 @@ FAIL: Final = (
         arch="aarch64",
         dump=("check-version",),
     ),
+    Pair("an older section, RISC-V", "7.2", "10.0", "-M virt", arch="riscv64"),
+    Pair(
+        "an older section, RISC-V, to 11.1",
+        "10.0",
+        "11.1",
+        "-M virt",
+        arch="riscv64",
+        dump=("check-version-old",),
+    ),
 )
 DUMP: Final = (
     Pair(
@@ -187,6 +197,14 @@ DOUBT: Final = (
         f"-M pc-i440fx-7.2 {NET}",
         f"-M pc-i440fx-7.2 {NET},mrg_rxbuf=off",
         disk=taking_features(1 << 5 | 1 << 15 | 1 << 16),
+    ),
+    Pair(
+        "a longer machine type, LoongArch",
+        "10.0",
+        "11.1",
+        "-M virt -m 256",
+        arch="loongarch64",
+        dump=("check-version-old",),
     ),
 )
 """What fails, of which a stream of the destination's own can only warn."""
@@ -228,4 +246,23 @@ LOAD: Final = (
     Pair(
         "SCSI, AHCI", "11.1", "10.0", "-M pc-q35-10.0 -device virtio-scsi-pci,addr=6 -device ich9-ahci,addr=7"
     ),
+    Pair("IDE disk", "7.2", "7.2", f"-M pc-i440fx-7.2 {IDE}"),
+    Pair("no IDE disk there", "7.2", "7.2", f"-M pc-i440fx-7.2 {IDE}", "-M pc-i440fx-7.2"),
+    Pair("IDE disk, all the way", "5.2", "11.1", f"-M pc-i440fx-5.2 {IDE}"),
+    Pair("IDE CD", "10.0", "7.2", "-M pc-i440fx-7.2 -device ide-cd"),
+    Pair("SATA disk", "10.0", "11.1", f"-M pc-q35-7.2 {IDE}"),
+    Pair("SATA CD", "7.2", "10.0", "-M pc-q35-7.2 -device ide-cd"),
+    Pair("pseries", "5.2", "10.0", "-M pseries-5.2 -m 256 -cpu power8", arch="ppc64"),
+    Pair("pseries, to 11.1", "10.0", "11.1", "-M pseries-7.2 -m 256", arch="ppc64"),
+    Pair("pseries, back", "11.1", "10.0", "-M pseries-7.2 -m 256", arch="ppc64"),
+    Pair(
+        "pseries, a device more",
+        "7.2",
+        "7.2",
+        "-M pseries-7.2 -m 256",
+        "-M pseries-7.2 -m 256 -device spapr-vscsi",
+        arch="ppc64",
+    ),
+    Pair("s390x", "5.2", "11.1", "-S -M s390-ccw-virtio-5.2 -device virtio-rng-ccw", arch="s390x"),
+    Pair("s390x, back", "11.1", "5.2", "-S -M s390-ccw-virtio-5.2", arch="s390x"),
 )

@@ -26,8 +26,8 @@ class FillingQueue(ByteQueue):
 
     __slots__ = ()
 
-    def __init__(self, *, note_omitted: bool) -> None:
-        super().__init__(note_omitted=True)
+    def __init__(self, *, note_omitted: bool, breathe: bool) -> None:
+        super().__init__(note_omitted=True, breathe=breathe)
 
     def push(self, chunk: Chunk) -> None:
         super().push(chunk)

@@ -18,7 +18,7 @@ from migsniff.check import Check, not_compared
 from migsniff.cli import main
 from migsniff.compare.checker import JUDGED, Checker
 from migsniff.compare.inventory import Inventory
-from migsniff.compare.layout import misfit
+from migsniff.compare.layout import Fit
 from migsniff.compare.omitted import LISTED
 from migsniff.compare.pciconfig import compared, difference
 from migsniff.compare.schema import MAX_NODES, read_schema
@@ -77,6 +77,7 @@ def test_each_sample_fits_itself(name: str, capsys: pytest.CaptureFixture[str]) 
     ("here", "there", "expected"),
     [
         ({"machine": b"a"}, {"machine": b"b"}, "Machine type received is 'a' and local is 'b'"),
+        ({"machine": b"ab"}, {"machine": b"a"}, "Machine type received is 'ab' and local is 'a'"),
         ({"blocks": {b"x": 4096}}, {"blocks": {b"y": 4096}}, 'Unknown ramblock "x", cannot accept migration'),
         (
             {"blocks": {b"x": 4096}},
@@ -112,8 +113,10 @@ def test_what_fails(
 @pytest.mark.parametrize(
     ("here", "there", "code"),
     [
+        ({"machine": b"virt"}, {"machine": b"virt-11.1", "more": full(7, b"d", b"")}, "check-extra-sections"),
         ({"blocks": {b"/rom@x": 4096}}, {"blocks": {b"/rom@x": 8192}}, "check-block-resized"),
         ({"more": full(7, b"globalstate", b"abcd")}, {}, "check-section-maybe"),
+        ({"more": full(7, b"audio", b"")}, {}, "check-section-maybe"),  # known where there is an -audiodev
         (
             {"more": full(7, b"dev", b"abcd")},  # as it was called before devices had paths
             {"more": full(7, b"0000:00:01.0/dev", b"abcd")},
@@ -584,12 +587,6 @@ def leaf(name: str, size: int, value: int | None = None, kind: str = "uint8", **
         ([leaf("a", 4)], [leaf("a", 1), leaf("b", 3)], None, None),  # divided
         ([leaf("a", 4)], [leaf("a", 8)], "a", True),
         ([leaf("a", 4, array_len=4)], [leaf("a", 8, array_len=8)], "a", True),
-        (
-            [leaf("n", 1, 4), leaf("a", 4, array_len=4)],
-            [leaf("n", 1, 8), leaf("a", 8, array_len=8)],
-            "a",
-            False,
-        ),
         ([leaf("a", 1), leaf("b", 2)], [leaf("a", 1)], "b", True),
         ([leaf("a", 1)], [leaf("a", 1), leaf("b", 2)], "b", True),
         ([leaf("q", 9, kind="qtailq")], [leaf("q", 1, kind="qtailq")], None, None),
@@ -598,8 +595,105 @@ def leaf(name: str, size: int, value: int | None = None, kind: str = "uint8", **
     ],
 )
 def test_layouts(here: list[Field], there: list[Field], path: str | None, certain: bool | None) -> None:
-    found = misfit(here, there)
+    found = Fit(here, there).misfit()
     assert (found and found.path, found and found.certain) == (path, certain)
+
+
+def told(number: int, *fields: Field, kind: str = "uint8") -> list[Field]:
+    """A number, and what may depend on it."""
+    return [leaf("n", 1, number, kind), *fields]
+
+
+DATA = leaf("data", 512, kind="buffer")
+REST = leaf("rest", 1)
+ELEMENTS = [leaf("e", 8, kind="struct", children=(leaf("x", 8),)) for _ in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "older", "path", "certain"),
+    [
+        (told(1, DATA, REST), told(0, REST), False, None, None),  # ide_drive
+        (told(0, REST), told(1, DATA, REST), False, None, None),
+        (told(0, DATA, REST), told(1, REST), False, "data", False),  # it says the contrary
+        (told(1, REST, DATA), told(0, REST), False, "data", False),  # other fields may tell it too
+        (told(1, DATA, REST), told(1, REST), False, "data", True),  # nothing tells it
+        (told(1, leaf("acpi_pci_hotplug.x", 4)), told(0), False, None, None),
+        (told(0, leaf("acpi_pci_hotplug.x", 4)), told(1), False, "acpi_pci_hotplug.x", True),
+        (told(4, leaf("a", 4, array_len=4)), told(8, leaf("a", 8, array_len=8)), False, None, None),
+        (
+            told(4, leaf("a", 4, array_len=4), kind="int32 le"),  # which has a limit
+            told(8, leaf("a", 8, array_len=8), kind="int32 le"),
+            False,
+            "a",
+            False,
+        ),
+        (told(4, leaf("a", 24, array_len=24)), told(8, leaf("a", 48, array_len=48)), False, "a", False),
+        (told(4, leaf("a", 4, array_len=4)), told(2, leaf("a", 8, array_len=8)), False, "a", True),
+        (told(4, leaf("a", 4, array_len=4)), told(0), False, None, None),
+        (told(3, leaf("b", 3, kind="buffer")), told(9, leaf("b", 9, kind="buffer")), False, None, None),
+        (told(3, leaf("b", 3, kind="buffer")), told(3, leaf("b", 9, kind="buffer")), False, "b", True),
+        ([leaf("data", 8, kind="buffer")], [leaf("data", 99, kind="buffer")], False, None, None),
+        (told(1), told(1, REST), True, None, None),  # which came with the later version
+        (told(1, REST), told(1), True, "rest", False),
+        (told(1, leaf("a", 8)), told(1, leaf("a", 4)), True, "a", True),
+        (told(1, leaf("a[1]", 8)), told(1, leaf("a[1]", 4)), True, "a[1]", False),
+        (
+            [leaf("b", 4), replace(ELEMENTS[0], index=0), replace(ELEMENTS[1], index=1), ELEMENTS[2]],
+            [leaf("b", 8), *ELEMENTS],  # of none the index is told
+            False,
+            "b",
+            True,
+        ),
+    ],
+)
+def test_what_two_streams_can_tell(
+    here: list[Field], there: list[Field], older: bool, path: str | None, certain: bool | None
+) -> None:
+    """Of a field that one alone has, of lengths that a number tells, of an older version."""
+    found = Fit(here, there, older=older).misfit()
+    assert (found and found.path, found and found.certain) == (path, certain)
+
+
+def test_what_is_uncertain_hides_nothing() -> None:
+    here = told(1, REST, DATA, leaf("a", 4))
+    found = Fit(here, told(0, REST, leaf("a", 8))).misfit()
+    assert found is not None
+    assert (found.path, found.certain) == ("a", True)
+
+
+def test_the_fields_of_a_section_may_tell_of_its_subsections() -> None:
+    inner = leaf("s", 9, kind="subsection", version=1, children=(leaf("x", 1), REST))
+    other = replace(inner, children=(leaf("x", 1),))
+    for numbers, certain in (((1, 1), True), ((1, 2), False)):
+        found = Fit(told(numbers[0]), told(numbers[1])).subsection(inner, other)
+        assert found is not None
+        assert (found.path, found.certain) == ("s.rest", certain)
+
+
+@pytest.mark.parametrize(
+    ("fields", "local", "code"),
+    [
+        ([SAME], [SAME], "check-version-lower"),
+        ([SAME], [SAME, ("more", "uint8", 1)], "check-version-lower"),
+        ([("other", "uint32", 4)], [SAME], "check-version-maybe"),
+        ([SAME, ("gone", "uint8", 1)], [SAME], "check-version-maybe"),
+        ([SAME], [("data", "uint8", 1)], "check-version-misfit"),
+    ],
+)
+def test_what_a_lower_version_may_mean(
+    fields: list[tuple[str, str, int]],
+    local: list[tuple[str, str, int]],
+    code: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The destination's minimum is in no stream."""
+    here = with_fields(tmp_path / "here", *fields, version=1)
+    result, findings, _ = checked(capsys, here, with_fields(tmp_path / "there", *local, version=2))
+    ((found, words),) = findings
+    assert (found, result) == (code, code == "check-version-misfit")
+    assert words.startswith("dev: incoming version_id 1 is too old for local minimum version_id, perhaps: ")
+    assert ("Missing section footer for dev: data: 4 bytes" in words) is (code == "check-version-misfit")
 
 
 # ---------------------------------------------------------------- PCI

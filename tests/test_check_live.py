@@ -134,7 +134,7 @@ def test_a_section_that_is_refused_needs_no_more_than_its_header(tmp_path: Path)
 def test_a_section_that_nothing_describes_can_be_too_short(known: bool, tmp_path: Path) -> None:
     local = destination(tmp_path / "there", stream_of(DEVICES))
     (found,) = told(shown(precopy(stream_of((SHORT, CPU, SERIAL), description=False)), local, known=known))
-    assert (found.code, found.section) == ("check-footer", "timer/0")
+    assert (found.code, found.section) == ("check-footer-maybe", "timer/0")  # a field may not be needed
     assert "16 bytes in the stream, at least 24 at the destination" in found.message
 
 

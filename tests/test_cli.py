@@ -1,5 +1,6 @@
 """The command line: which command runs, what it exits with, and that nobody ever sees a traceback."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -86,6 +87,39 @@ def test_a_bug_of_ours_exits_with_3(
     monkeypatch.setattr(offline, "read", broken)
     assert main(["read", "x"]) == cli.BUG
     assert "a bug, please report it: ZeroDivisionError: of ours" in capfd.readouterr().err
+
+
+SAMPLE = str(SAMPLES / "x86-72-pc")
+CLOSED_COMMANDS: dict[str, list[str]] = {
+    "read": ["read", SAMPLE, "-V"],
+    "info": ["info", SAMPLE],
+    "expert": ["expert", SAMPLE],
+    "check": ["check", SAMPLE, "--against", SAMPLE],
+    "diff": ["diff", SAMPLE, SAMPLE],
+    "export": ["export", "--pcapng", "-", SAMPLE],
+    "analyze": ["analyze", "-f", SAMPLE],
+    "descriptions": ["descriptions", "list"],
+    "fields": ["fields"],
+    "help": ["--help"],
+    "usage": ["read"],
+}
+
+
+@pytest.mark.skipif(not (SAMPLES / "x86-72-pc").exists(), reason="no samples in this checkout")
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("command", CLOSED_COMMANDS)
+def test_standard_streams_that_are_closed(command: str, closed: str, tmp_path: Path) -> None:
+    """As if they were /dev/null: the same exit code, and no traceback."""
+    arguments = [sys.executable, "-m", "migsniff", *CLOSED_COMMANDS[command]]
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$@" {closed}', "sh", *arguments],
+        capture_output=True,
+        check=False,
+        env={**os.environ, "XDG_STATE_HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)},
+    )
+    assert b"Traceback" not in done.stderr
+    assert b"a bug" not in done.stderr
+    assert done.returncode == (2 if command == "usage" else 0)
 
 
 @pytest.mark.skipif(not (SAMPLES / "x86-72-pc").exists(), reason="no samples in this checkout")

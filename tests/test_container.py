@@ -2,6 +2,7 @@
 
 import random
 from io import BufferedReader, BytesIO
+from itertools import compress
 
 import numpy as np
 import pytest
@@ -26,8 +27,10 @@ BASE = 10_000_000_000  # beyond 32 bits
 
 def without(data: bytes, omitted: list[tuple[int, int]]) -> bytes:
     """What gather() should give, byte by byte."""
-    left_out = {at for start, stop in omitted for at in range(start, stop)}
-    return bytes(byte for at, byte in enumerate(data, BASE) if at not in left_out)
+    kept = bytearray([True]) * len(data)
+    for start, stop in omitted:
+        kept[start - BASE : stop - BASE] = bytes(stop - start)
+    return bytes(compress(data, kept))
 
 
 @st.composite
@@ -39,7 +42,7 @@ def spans(draw: st.DrawFn) -> tuple[bytes, list[tuple[int, int]]]:
     gaps = draw(st.sampled_from(([3], [5, 64], list(range(40)))))
     at = 0
     omitted = []
-    for _ in range(draw(st.sampled_from((0, 1, 20, 63, 64, 200, 399, 400, 900)))):
+    for _ in range(draw(st.sampled_from((0, 1, 20, 49, 50, 200, 999, 1000)))):
         start = at + dice.choice(kept)
         at = start + dice.choice(gaps)
         omitted.append((BASE + start, BASE + at))

@@ -326,6 +326,13 @@ class TestCommand:
         out = capfd.readouterr().out
         assert out.count("provisional, assumed (seen in ") == 31
         assert 'runstate: "running"' in out
+        assert main(["info", postcopy]) == 0
+        assert "bytes of 31 devices, provisional, 31 of them assumed\n" in capfd.readouterr().out
+        assert main(["info", "-T", "json", postcopy]) == 0
+        told = json.loads(capfd.readouterr().out)["devices"]
+        assert (told["count"], told["exact"], told["assumed"]) == (31, 0, 31)
+        assert main(["info", str(SAMPLES / "x86-100-multifd")]) == 0
+        assert "bytes of 31 devices, 31 exact\n" in capfd.readouterr().out
 
         assert main(["descriptions", "list", "-T", "json"]) == 0
         (listed,) = json.loads(capfd.readouterr().out)
@@ -453,3 +460,8 @@ class TestCommand:
             assert main(command) == 1
             assert capfd.readouterr().err.count("\n") == 1
         assert main(["descriptions", "add", str(tmp_path / "missing")]) == 1
+
+    def test_a_file_without_end(self, capfd: pytest.CaptureFixture[str]) -> None:
+        for command in (["descriptions", "add"], ["fields", "--describe"], ["read", "x", "--describe"]):
+            assert main([*command, "/dev/zero"]) == 1
+            assert "/dev/zero: it holds no description of device state: no QEMU" in capfd.readouterr().err

@@ -67,7 +67,10 @@ class TestFound:
     def test_a_stream_that_ends_inside_a_device(self) -> None:
         stream = HEAD + streams.TIMER.item() + streams.CPU.item()
         events = play(precopy(stream[:-6]))
-        assert found(events, provisional=True) == [("timer", len(HEAD), len(streams.TIMER.item()))]
+        sizes = len(streams.TIMER.item()), len(streams.CPU.item()) - 6
+        came = [("timer", len(HEAD), sizes[0]), ("cpu_common", len(HEAD) + sizes[0], sizes[1])]
+        assert found(events, provisional=True) == came
+        assert [event.cut for event in of(events, DeviceSection)] == [False, True]
         assert verdict(events).outcome == "truncated"
         assert "in section cpu_common instance 1 (FULL)" in verdict(events).message
 
@@ -141,7 +144,8 @@ class TestLookAlikes:
     def test_a_section_that_can_follow_a_section(self) -> None:
         """It is believed, and its end never comes."""
         events = self.events(b"in front" + OWN_FOOTER + full(99, b"fake", b"", footer=False) + b"behind")
-        assert [name for name, _, _ in found(events, provisional=True)] == ["timer", "big"]
+        assert [name for name, _, _ in found(events, provisional=True)] == ["timer", "big", "fake"]
+        assert [event.cut for event in of(events, DeviceSection)] == [False, False, True]
         assert "in section fake instance 0 (FULL)" in verdict(events).message
 
     def test_corrected_by_the_description(self) -> None:

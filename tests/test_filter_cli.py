@@ -1,13 +1,13 @@
 """-Y, -T fields and `migsniff fields` as a user runs them."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
 
 from migsniff.cli import main
-from migsniff.core.events import UNLISTED, DeviceSection
+from migsniff.core.events import DeviceSection, Event
 from migsniff.filter.compile import Filter
 from migsniff.filter.names import names
 from migsniff.show.matching import KEPT, Matching
@@ -217,29 +217,27 @@ def test_descriptions_tell_the_same_names_as_a_capture(run: Run) -> None:
 # ---------------------------------------------------------------- the view
 
 
-def test_the_view_keeps_the_last_that_match() -> None:
-    matching = Matching(Filter("section"))
-    for moment, event in PRECOPY:
+def matched(expression: str, records: Iterable[tuple[int, Event]]) -> Matching:
+    matching = Matching(Filter(expression))
+    for moment, event in records:
         matching.show("m", moment, event)
+    matching.close()
+    return matching
+
+
+def test_the_view_keeps_the_last_that_match() -> None:
+    matching = matched("section", PRECOPY)
     count = sum(1 for moment, event in PRECOPY if Filter("section")("m", moment, event))
     assert matching.title == f"{count} records match section"
     assert len(matching.last(100)) == count
     assert matching.last(0) == []
-    for _ in range(3 * KEPT):
-        matching.show("m", *PRECOPY[-1])
-    for moment, event in PRECOPY * KEPT:
-        if not isinstance(event, UNLISTED):
-            matching.show("m2", moment, event)
-    assert len(matching.last(10 * KEPT)) == KEPT
+    assert len(matched("section", PRECOPY * KEPT).last(10 * KEPT)) == KEPT
 
 
 def test_a_filter_in_the_view_takes_a_third_of_the_lines() -> None:
     from tests.test_ui import crowded, screen
 
-    matching = Matching(Filter("device"))
-    for _ in range(20):
-        for moment, event in PRECOPY:
-            matching.show("m", moment, event)
+    matching = matched("device", PRECOPY * 20)
     for running in ([], [crowded()], [crowded("a"), crowded("b")]):
         lines = screen(running, height=23, matching=matching)
         assert len(lines) <= 23

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 import msgspec
 import pytest
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from migsniff.core.events import (
@@ -22,7 +23,7 @@ from tests.catalogue import STREAMS
 from tests.filtering import sample
 from tests.playing import play
 
-NOT_NAMED = {"fields", "text", "arguments"}  # arguments and fields of devices are named one by one
+NOT_NAMED = {"fields", "image", "text", "arguments"}  # arguments and fields of devices are named one by one
 
 
 def filled(hint: Any) -> Any:
@@ -37,7 +38,7 @@ def filled(hint: Any) -> Any:
         case origin, (first, *_) if origin is Annotated:
             return filled(first)
     if isinstance(hint, type) and issubclass(hint, msgspec.Struct):
-        given: dict[str, Any] = {"evidence": "0a0b", "fields": (), "arguments": {}}
+        given: dict[str, Any] = {"evidence": "0a0b", "fields": (), "image": UNSET, "arguments": {}}
         hints = get_type_hints(hint)
         return hint(
             **{name: given[name] if name in given else filled(hints[name]) for name in hint.__struct_fields__}

@@ -17,6 +17,7 @@ from migsniff.core.events import (
     PageCounts,
     RamBlock,
     RamPages,
+    Value,
     record,
 )
 from migsniff.show.json import JsonLog
@@ -126,6 +127,39 @@ def test_numbers_that_json_has_not_are_null() -> None:
     field = Field("f", "float64", 0, 8, raw=bytes(8), value=float("nan"))
     (line,) = text_of(((0, device(5, 16, "cpu", fields=(field,))),), array=False).splitlines()
     assert json.loads(line, parse_constant=pytest.fail)["fields"][0]["value"] is None
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        True,
+        -1,
+        1 << 70,
+        1.5,
+        "\x7f\ud800é",
+        (True, None, "a", 0.5),
+        (float("inf"), 1),
+        tuple(range(10_000)),
+    ],
+    ids=lambda value: str(value)[:12],
+)
+def test_fields_are_what_their_names_say(value: Value) -> None:
+    """Each attribute that is set, in its order, and none else."""
+    leaf = Field("leaf", "uint32", 5, 4, index=3, raw=b"\1\xff", value=value)
+    every = Field("f\x7f", '"s', 1, 2, 3, 4, 5, b"6", value, (leaf, leaf), "means")
+    (line,) = text_of(((0, device(5, 16, '"fields":[]', fields=(leaf, every))),), array=False).splitlines()
+    assert line.isascii()
+    fields = json.loads(line)["fields"]
+
+    def expected(field: Field) -> dict[str, object]:
+        facts = {name: getattr(field, name) for name in field.__struct_fields__}
+        facts |= {"raw": field.raw.hex(), "children": list(map(expected, field.children))}
+        if isinstance(value, tuple):
+            facts["value"] = [None if each == float("inf") else each for each in value]
+        return {name: fact for name, fact in facts.items() if fact not in (None, "", [])}
+
+    assert [list(each.items()) for each in fields] == [list(expected(each).items()) for each in (leaf, every)]
 
 
 def test_dropped_records_keep_the_array_valid() -> None:

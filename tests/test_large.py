@@ -164,6 +164,7 @@ def test_the_view_looks_at_as_much(monkeypatch: pytest.MonkeyPatch) -> None:
         explained.fields.clear()
         matching = Matching(Filter(expression))
         matching.show("m", 0, registers(20_000))
+        matching.close()
         assert matching.count == 1
         assert explained.fields == fields
 

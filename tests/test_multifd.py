@@ -419,6 +419,22 @@ class TestContradictions:
         rest = [e for e in of(events, MultifdSync) if e.last and e.channel == "multifd-0"]
         assert [(e.packets, e.offset, e.size) for e in rest] == [(1, 64 + len(SYNC), len(good))]
 
+    @pytest.mark.parametrize(
+        ("end", "rest"),
+        [
+            (END, "the whole stream was sent; without a return path nothing tells whether it was loaded"),
+            (b"", "the source ended the migration between two sections, at offset"),
+            (END[:-10], "the source closed the connection at offset"),
+        ],
+    )
+    def test_is_what_the_verdict_tells_first(self, end: bytes, rest: str) -> None:
+        """However the main channel ended, not all that was sent could be read."""
+        found = verdict(play(two(*OPENED, (1, at(0, block=b"no such")), (0, end))))
+        assert (found.ok, found.outcome, found.channel) == (False, "undecodable", "main")
+        place = f"at offset {64 + len(SYNC)} of multifd-0, in packet 0; "
+        what = "multifd packet names block 'no such', which is not in the block list"
+        assert found.message.startswith(f"{what}, {place}{rest}")
+
     def test_the_same_number_twice(self) -> None:
         events = play(Stream(((0, "fwd", MAIN), (1, "fwd", hello(3)), (2, "fwd", hello(3) + at(1)))))
         (finding,) = of(events, Finding)

@@ -120,6 +120,17 @@ class TestCounts:
         assert [sync.counts.pages for sync in of(events, DirtySync)] == [40_000, 20_000, 0]
         assert of(events, DirtySync)[0].offset == len(head) + 5 + sum(map(len, records[:40_000]))
 
+    @pytest.mark.parametrize("cut", [whole, pieces_of(100_000), pieces_of(36_870)])
+    def test_pages_that_look_like_a_long_run(self, cut: Cut) -> None:
+        """The guest has filled them with what the flags of a zero page are, behind a few real ones."""
+        looks = bytes([RamFlag.ZERO | RamFlag.CONTINUE]) * SMALL
+        records = [zero(0, b"ram"), zero(SMALL), zero(2 * SMALL), zero(3 * SMALL)]
+        for at in range(4, 2_000, 4):
+            records += [normal(at * SMALL, None, looks), *(zero((at + i) * SMALL) for i in (1, 2, 3))]
+        head = SMALL_HEAD + ram_start({b"ram": 40_000 * SMALL})
+        (part,) = parts(play(precopy(head, ram_part(*records), ram_end(), EOF), cut))
+        assert part.counts == PageCounts(499, 1_501, 0, 0, sum(map(len, records)), 0)
+
     @pytest.mark.parametrize(
         ("wrong", "code"), [(zero(0, None, 7), "zero-fill"), (zero(1 << 40), "ram-offset")]
     )
@@ -173,6 +184,12 @@ PASSES: dict[str, tuple[list[bytes], list[tuple[int, bool]]]] = {
         [ram_part(RAM0), ram_part(RAM0), ram_part(RAM0), ram_end()],
         [(1, False)] * 3 + [(0, True)],
     ),
+    "again and again in one part: QEMU looks for dirty pages between sections only": (
+        [ram_part(RAM0, *([Z[5], Z[2], Z[5], Z[2], Z[2]] * 400)), ram_part(Z[3], Z[1]), ram_end()],
+        [(2, False), (2000, False), (1, False), (0, True)],
+    ),
+    "again and again in the END": ([ram_part(RAM0), ram_end(*[Z[3]] * 1500)], [(1, False), (1500, True)]),
+    "again and again in an END that is all": ([ram_end(RAM0, *[Z[3]] * 1500)], [(1501, True)]),
     "on to the next block": ([ram_part(RAM0, Z[5], ROM0, Z[1]), ram_end()], [(4, False), (0, True)]),
     "back to the block before": (
         [ram_part(ROM0, Z[1], RAM0, Z[5]), ram_end()],

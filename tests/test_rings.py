@@ -373,6 +373,17 @@ def test_a_queue_that_is_nowhere_is_found_whether_fields_are_wanted_or_not() -> 
     assert findings(source) == findings(source, bytewise) == findings(source, fields=True)
 
 
+def test_what_would_hold_up_others_is_not_looked_through() -> None:
+    """A state of 256 KiB, or one full of what looks like subsections."""
+    rng, vmsd = device((0, LAST))
+    for more in (b"\x05\x0dvirtio/broken\0\0\0\1\0" * 65, bytes(1 << 18)):
+        raw = rng[rng.index(b"rng") + 11 : -5] + more
+        fields = [{"name": "virtio", "type": "virtio", "size": len(raw)}]
+        large = full(40, b"virtio-mmio@a/virtio-rng", raw)
+        assert findings(stream(rng=large, vmsd={**vmsd, "fields": fields})) == []
+    assert [each.code for each in findings(stream(rng=rng, vmsd=vmsd))] == ["virtqueue-no-address"]
+
+
 def test_check_says_that_it_fails(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "stream"
     path.write_bytes(stream(pages(LAST), rng=NOWHERE, vmsd=NOWHERE_TEXT).main)

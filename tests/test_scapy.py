@@ -11,8 +11,10 @@ import pytest
 
 pytest.importorskip("scapy")
 
-from scapy.packet import NoPayload
+from scapy.packet import NoPayload, Packet
 
+from migsniff import scapy as layers
+from migsniff.core import oldstyle
 from migsniff.core.events import (
     DeviceSection,
     MultifdPacket,
@@ -20,11 +22,15 @@ from migsniff.core.events import (
     ReturnPathMessage,
     Undecodable,
 )
+from migsniff.core.livesections import LIVE_SECTIONS
+from migsniff.core.messages import COMMANDS, RETURN_PATH
 from migsniff.core.session import Session
-from migsniff.core.wire import Command, RamFlag
+from migsniff.core.tls import TLS_RECORD
+from migsniff.core.wire import Command, RamFlag, ReturnPathType
 from migsniff.scapy import (
     COMMAND_LAYERS,
     MESSAGE_LAYERS,
+    TAGGED_LAYERS,
     CommandItem,
     CompressedPage,
     ConfigurationSection,
@@ -57,18 +63,15 @@ from migsniff.scapy import (
 from tests.catalogue import STREAMS
 from tests.playing import Stream, arrivals, decode, of, play_bytes, verdict
 from tests.rawsamples import NAMES, raw
+from tests.scapying import kept, rebuilt
+
+
+def made(name: str, **fields: Any) -> Any:
+    """A record of a live section, an old-style device or TLS."""
+    return next(layer for layer in TAGGED_LAYERS.values() if layer.__name__ == name)(**fields)
+
 
 DOC = Path(__file__).parents[1] / "docs" / "scapy.md"
-
-
-def rebuilt(packet: Any) -> bytes:
-    """The bytes made anew from the fields, not those that were read."""
-    for record in packet.records:
-        layer = record
-        while layer:
-            layer.raw_packet_cache = None
-            layer = layer.payload
-    return bytes(packet)
 
 
 WELL_FORMED = [name for name, stream in STREAMS.items() if stream.outcome == "completed"]
@@ -116,14 +119,10 @@ def sent(stream: Stream, number: int) -> bytes:
 def test_multifd_comes_back(stream: Stream) -> None:
     channels = {number: sent(stream, number) for number, _, _ in stream.pieces}
     told = next(data for data in channels.values() if data.startswith(b"QEVM"))
-
-    class Multifd(MultifdStream):
-        main = told
-
     for data in channels.values():
         if data == told:
             continue
-        packet = Multifd(data)
+        packet = MultifdStream(data, main=told)
         assert rebuilt(packet) == data
         kinds = {type(record) for record in packet.records}
         assert (
@@ -276,17 +275,78 @@ def test_fuzzed_replies_are_survived(seed: int) -> None:
         assert "decoder-bug" not in {event.code for event in of(events, Undecodable)}
 
 
-def test_every_command_and_message_has_a_layer() -> None:
-    from migsniff import scapy as layers
-    from migsniff.core.messages import COMMANDS, RETURN_PATH
+def test_all_that_is_registered_has_a_layer() -> None:
+    handlers = [handler for idstr in LIVE_SECTIONS if (handler := LIVE_SECTIONS.get(idstr))]
+    records = {record for handler in handlers for record in handler.records}
+    assert set(TAGGED_LAYERS) == records | set(oldstyle.RECORDS.values()) | {TLS_RECORD}
 
     assert set(COMMAND_LAYERS) == set(COMMANDS)
     assert set(MESSAGE_LAYERS) == set(RETURN_PATH)
-    for layer in (*COMMAND_LAYERS.values(), *MESSAGE_LAYERS.values()):
+    for layer in (*COMMAND_LAYERS.values(), *MESSAGE_LAYERS.values(), *TAGGED_LAYERS.values()):
         assert layer.__name__ in layers.__all__
         assert getattr(layers, layer.__name__) is layer
         assert issubclass(layer, Record)
     assert issubclass(COMMAND_LAYERS[2], CommandItem)
+
+
+LAYERS = {
+    name: layer
+    for name in layers.__all__
+    if isinstance(layer := getattr(layers, name), type) and issubclass(layer, Packet)
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_every_layer_is_built_shown_and_fuzzed(name: str) -> None:
+    layer = LAYERS[name]
+    made = bytes(layer())
+    assert rebuilt(layer(made)) == made
+    assert layer().show(dump=True)
+    for seed in range(20):
+        random.seed(seed)
+        wrong = fuzz(layer())
+        assert name in str(wrong.show(dump=True))
+        assert isinstance(bytes(wrong), bytes)
+
+
+NAMED = [
+    (layers.SectionPart(), "type", "SECTION_PART"),
+    (COMMAND_LAYERS[Command.PING](), "command", "PING"),
+    (MESSAGE_LAYERS[ReturnPathType.PONG](), "message", "PONG"),
+    (layers.ColoMessage(message="VMSTATE_SIZE", size=7), "message", "VMSTATE_SIZE"),
+    (made("VfioRecord", tag="DEV_DATA_STATE"), "tag", "DEV_DATA_STATE"),
+    (made("TlsRecord", content_type="ALERT"), "content_type", "ALERT"),
+    (made("DirtyBitmapChunk", flags="BITS|ZEROES"), "flags", "ZEROES|BITS"),
+    (made("BlockMigration", word=0x201), "word", "0x200 DEVICE_BLOCK"),
+    (made("StorageAttributes", word=0x5002), "word", "0x5000 MORE"),
+    (made("StorageKeys", word="KEYS"), "word", "0x0 KEYS"),
+    (MultifdPages(flags="SYNC"), "flags", "SYNC"),
+    (MultifdPages(flags=5), "flags", "SYNC zstd"),
+    (MultifdPages(flags=2), "flags", "zlib"),
+    (MultifdPages(flags=0x80), "flags", "0x80 0"),
+    (MultifdPages(), "flags", "0"),
+    (MultifdDeviceState(), "flags", "DEVICE_STATE"),
+    (ZeroPage(word=0x1022), "word", "0x1000 ZERO|CONTINUE"),
+    (ZeroPage(word=0x122), "word", "0x100 ZERO|CONTINUE"),
+]
+
+
+@pytest.mark.parametrize(("packet", "field", "expected"), NAMED)
+def test_numbers_have_the_names_of_the_decoder(packet: Any, field: str, expected: str) -> None:
+    assert packet.get_field(field).i2repr(packet, packet.getfieldval(field)) == expected
+
+
+def test_lengths_are_counted_unless_they_are_given() -> None:
+    chunk = made("DirtyBitmapChunk", flags="BITS|DEVICE_NAME", node=b"disk", bits=b"abc")
+    assert bytes(chunk) == b"\x48\x04disk" + bytes(12) + b"\0\0\0\0\0\0\0\3abc"
+    assert bytes(made("VfioRecord", tag="DEV_DATA_STATE", size=9, data=b"x"))[8:] == bytes(7) + b"\x09x"
+    assert bytes(made("HashTableChunk", index=1, entries=bytes(32)))[:8] == b"\0\0\0\1\0\2\0\0"
+    packaged = COMMAND_LAYERS[Command.PACKAGED]() / layers.Package(
+        records=[COMMAND_LAYERS[Command.PING](value=1)]
+    )
+    assert bytes(packaged)[:9] == b"\x08\0\7\0\4\0\0\0\x09"
+    bitmap = MESSAGE_LAYERS[ReturnPathType.RECV_BITMAP](block=b"ram") / layers.ReceivedBitmap(data=bytes(8))
+    assert ReturnPathStream(bytes(bitmap)).records[0][layers.ReceivedBitmap].size == 8
 
 
 # ---------------------------------------------------------------- who pays
@@ -311,6 +371,7 @@ def test_the_guide_shows_what_is_printed(tmp_path: Path, monkeypatch: pytest.Mon
     parts = DOC.read_text().split("```")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "dump").write_bytes(b"".join(map(bytes, built())))
+    kept(tmp_path, STREAMS["multifd"]).rename(tmp_path / "captured")
     names: dict[str, Any] = {}
     shown = 0
     for code, output in zip(parts[1::4], parts[3::4], strict=True):
@@ -319,4 +380,4 @@ def test_the_guide_shows_what_is_printed(tmp_path: Path, monkeypatch: pytest.Mon
         exec(code.removeprefix("python\n"), names)
         assert "\n".join(lines).strip() == output.removeprefix("text\n").strip()
         shown += 1
-    assert shown >= 2
+    assert shown == 5

@@ -1,6 +1,6 @@
 """Whether a stream loads at a destination: each event is compared when it comes."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final
@@ -10,11 +10,13 @@ from msgspec.structs import replace
 from migsniff.compare.images import Images, images_of
 from migsniff.compare.inventory import MAX_SECTIONS, Inventory
 from migsniff.compare.layout import (
+    Fit,
     Groups,
     Misfit,
+    each_name,
     grouped,
+    grown,
     least_size,
-    misfit,
     schema_misfit,
     subsections,
 )
@@ -43,8 +45,8 @@ from migsniff.values.tables.pci import PCI_STATUS, PCI_STD_HEADER_SIZEOF
 from migsniff.values.virtio import VirtioState
 from migsniff.values.virtiofeatures import feature_names
 
-OPTIONAL: Final = ("block", "dirty-bitmap", "globalstate")
-"""Sections that QEMU sends only when there is something to say, and always knows."""
+OPTIONAL: Final = ("audio", "block", "dirty-bitmap", "globalstate", "spapr_drc")
+"""What QEMU may know and not send: it has nothing to say of it, or only old ones do (audio, before 6.2)."""
 RESIZEABLE: Final = "/rom@"
 """What hw/core/loader.c registers as resizeable: tables that the firmware reads."""
 JUDGED: Final = 8
@@ -104,7 +106,7 @@ class Checker:
 
     def _configuration(self, event: Configuration) -> Iterator[Finding]:
         local = self.destination.machine
-        if local and event.machine != local:
+        if not local.startswith(event.machine):  # QEMU compares as many bytes as it receives
             yield finding("check-machine", event, received=name(event.machine), local=name(local))
         if not isinstance(self.destination, Inventory) or (ours := self.destination.configuration) is None:
             return
@@ -222,16 +224,21 @@ class Checker:
         yield from self._pci(event, local)
         if event.cut:  # what has not come does not fit either
             return
-        if (found := misfit(event.fields, local.fields)) is not None:
+        older = event.version_id < local.version_id
+        fit = Fit(event.fields, local.fields, older=older)
+        found = fit.misfit()
+        if older:
+            yield self._older(event, local, found)
+        elif found is not None:
             yield self._misfit(event, found)
         known = {one.name: one for one in reversed(list(subsections(local.fields)))}
-        for one in _each_name(subsections(event.fields)):
+        for one in each_name(subsections(event.fields)):
             there = known.get(one.name)
             if there is None:
                 yield self._at(event, "check-subsection-maybe", one, subsection=name(one.name))
             elif (one.version or 0) > (there.version or 0):
                 yield self._other_version(event, one, there.version or 0, "new")
-            elif (found := misfit(one.children, there.children, f"{one.name}.")) is not None:
+            elif (found := fit.subsection(one, there)) is not None:
                 yield self._misfit(event, found)
 
     def _length(self, event: DeviceSection) -> Iterator[Finding]:
@@ -242,7 +249,7 @@ class Checker:
         sizes = [one.size - len(section_header(one)) - len(section_footer(one)) for one in (event, local)]
         if (least := least_size(local.fields)) is not None and sizes[0] < least:
             words = f"{sizes[0]} bytes in the stream, at least {least} at the destination"
-            yield self._misfit(event, Misfit("", words, certain=True))
+            yield self._misfit(event, Misfit("", words, certain=False))  # a field may come only sometimes
 
     def local(self, event: DeviceSection) -> DeviceSection | None:
         """The same section of the destination's own stream, if that describes it."""
@@ -253,7 +260,7 @@ class Checker:
 
     def _schema(self, event: DeviceSection, states: list[State]) -> Iterator[Finding]:
         """What stands against the one that fits best of the vmstates that share a name."""
-        inner = [(one, grouped(one.children)) for one in _each_name(subsections(event.fields))]
+        inner = [(one, grouped(one.children)) for one in each_name(subsections(event.fields))]
         fields = grouped(event.fields)
 
         def against(state: State) -> Iterator[Finding]:
@@ -287,6 +294,27 @@ class Checker:
         least = "minimum " if how == "old" else ""
         known = {"version": one.version, "local": local, "how": how, "least": least}
         return self._at(event, "check-subsection-version", one, subsection=name(one.name), **known)
+
+    def _older(self, event: DeviceSection, local: DeviceSection, found: Misfit | None) -> Finding:
+        """Which versions the destination still loads no stream tells; it looks at that before the fields."""
+        added = found is None and grown(event.fields, local.fields)
+        code = "check-version-lower" if added else "check-version-maybe"
+        if found is not None and found.certain:
+            code = "check-version-misfit"
+        evidence = section_header(event)
+        return finding(
+            code,
+            event,
+            section=called(event),
+            field=name(found.path) if found is not None else "",
+            offset=event.offset,
+            size=len(evidence),
+            evidence=evidence,
+            name=name(event.idstr),
+            version=event.version_id,
+            local=local.version_id,
+            misfit=f"{name(found.path)}: {found.words}" if found is not None else "",
+        )
 
     def _misfit(self, event: DeviceSection, found: Misfit) -> Finding:
         footer = section_footer(event)
@@ -371,12 +399,3 @@ class Checker:
                 local=f"{there.features:#x}",
                 names=" ".join(feature_names(kind, bits)),
             )
-
-
-def _each_name(found: Iterable[Field]) -> Iterator[Field]:
-    """The first subsection of each name."""
-    seen = set[str]()
-    for one in found:
-        if one.name not in seen:
-            seen.add(one.name)
-            yield one

@@ -135,6 +135,7 @@ class Came(NamedTuple):
 
     channel: str
     offset: int
+    time: int
 
 
 class Index(NamedTuple):
@@ -177,7 +178,7 @@ class RingPages:
         """Take one event into account."""
         match event:
             case RamPages():
-                self._take(event)
+                self._take(time, event)
             case RamBlocks():
                 blocks = tuple(block for block in event.blocks if block.name in self._places)
                 self._files.show(migration, time, msgspec.structs.replace(event, blocks=blocks))
@@ -199,7 +200,7 @@ class RingPages:
         """Close the files."""
         self._files.close()
 
-    def _take(self, event: RamPages) -> None:
+    def _take(self, time: int, event: RamPages) -> None:
         """Of pages those that hold an index."""
         if event.block not in self._places:
             return
@@ -212,7 +213,7 @@ class RingPages:
         if not len(which):
             return
         for address, at in zip(addresses[which].tolist(), event.bodies[which].tolist(), strict=True):
-            self._came[event.block, address] = Came(event.channel, event.offset + at)
+            self._came[event.block, address] = Came(event.channel, event.offset + at, time)
         parts = {each: getattr(event, each)[which] for each in ("words", "bodies", "lengths")}
         self._files.show("", 0, msgspec.structs.replace(event, **parts))
 
@@ -296,9 +297,14 @@ class RingPages:
             delta=delta,
             block=name(guest.place.block),
             place=guest.place.offset,
-            came=f"{guest.came.offset} of {name(guest.came.channel)}",
-            at=loaded.section.offset,
+            came=f"{guest.came.offset} of {name(guest.came.channel)}{_when(guest.came.time)}",
+            at=f"{loaded.section.offset}{_when(loaded.time)}",
         )
+
+
+def _when(time: int) -> str:
+    """A time in words; a dump has none."""
+    return f" ({time / 1e6:.6f} s)" if time else ""
 
 
 def _few(devices: list[str]) -> str:

@@ -7,6 +7,7 @@ from msgspec.structs import replace
 
 from migsniff.compare.checker import Checker, Local
 from migsniff.core.events import (
+    BREATH,
     Configuration,
     DeviceSection,
     EndOfStream,
@@ -38,15 +39,15 @@ class Watch:
         self._checker: Checker | None = Checker(destination)
         self._told: set[tuple[str, str, str]] = set()
 
-    def see(self, time: int, event: Event) -> Iterable[Finding]:
-        """What this event shows."""
+    def see(self, time: int, event: Event) -> Iterable[Event]:
+        """What this event shows; BREATH comes between the two looks at a section, which may be large."""
         if self._checker is None or type(event) not in WATCHED:
             return ()
         if isinstance(event, RamSection) and event.section_type != "START":
             return ()
         return self._see(self._checker, event)
 
-    def _see(self, checker: Checker, event: Event) -> Iterator[Finding]:
+    def _see(self, checker: Checker, event: Event) -> Iterator[Event]:
         try:
             if isinstance(event, RamBlocks) and len(event.blocks) > MAX_FIELDS:
                 yield _too_large(event, "ram/0")
@@ -56,6 +57,7 @@ class Watch:
                 if many(event.fields) or (local is not None and many(local.fields)):
                     yield from self._new([_too_large(event, called(event))])
                     event = replace(event, fields=(), cut=True)
+                yield BREATH
             yield from self._new(checker.see(event))
         except Exception as bug:
             self._checker = None

@@ -5,6 +5,7 @@ if it ends exactly where the section does. Such a description is as hostile as a
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from typing import Final, NamedTuple
 
 from migsniff.core.arrivals import Data, Remembered
@@ -14,7 +15,7 @@ from migsniff.core.context import Context, SectionFacts
 from migsniff.core.description import Description, DeviceDescription, Vmsd
 from migsniff.core.errors import StreamProblem
 from migsniff.core.events import BREATH, Event, Field
-from migsniff.core.vmdesc import Walking, images, walk
+from migsniff.core.vmdesc import BREATHS, Walking, images, walk
 from migsniff.core.wire import (
     MAX_ASSUMED,
     MAX_ASSUMED_DESCRIPTION,
@@ -127,11 +128,12 @@ class Assumptions:
         self.spend(budget)
         if not isinstance(guess, Guess):
             return None
-        there, here = list(leaves(guess.fields)), list(leaves(exact.fields))
-        for index in range(max(len(there), len(here))):
-            one, other = there[index : index + 1], here[index : index + 1]
-            if one and other and one[0][1] == UNKNOWN:  # it did not say which type
-                other = [(other[0][0], UNKNOWN, *other[0][2:])]
+        pairs = zip_longest(leaves(guess.fields), leaves(exact.fields))
+        for number, (one, other) in enumerate(pairs):
+            if number % BREATHS == 0:
+                yield from self.breath()
+            if one and other and one[1] == UNKNOWN:  # it did not say which type
+                other = other[0], UNKNOWN, *other[2:]
             if one != other:
                 return StreamProblem(
                     "assumed-wrong",
@@ -205,8 +207,12 @@ class Assumptions:
         return StreamProblem("assumed-misfit", field=walker.name or facts.idstr, detail=problem.text, **about)
 
 
-def leaves(fields: Sequence[Field], path: str = "") -> Iterator[tuple[str, str, int, int]]:
-    """(path, type, wire offset, size) of the fields that hold no others."""
+Leaf = tuple[str, str, int, int]
+"""Path, type, wire offset and size of a field that holds no others."""
+
+
+def leaves(fields: Sequence[Field], path: str = "") -> Iterator[Leaf]:
+    """The fields that hold no others."""
     for field in fields:
         name = f"{path}{field.name}"
         if field.children:
@@ -215,9 +221,9 @@ def leaves(fields: Sequence[Field], path: str = "") -> Iterator[tuple[str, str, 
             yield name, field.type, field.offset, field.size
 
 
-def told(leaf: list[tuple[str, str, int, int]]) -> str:
+def told(leaf: Leaf | None) -> str:
     """A leaf in words."""
-    if not leaf:
+    if leaf is None:
         return "nothing more"
-    path, kind, offset, size = leaf[0]
+    path, kind, offset, size = leaf
     return f"field {shortened(path)!r} ({shortened(kind)}, {size} bytes at {offset})"

@@ -6,13 +6,13 @@ from whoever feeds them: they stay where they are until the feed ends, and only 
 
 from collections import deque
 from collections.abc import Callable, Generator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 from migsniff.core.arrivals import Chunk, Data
 from migsniff.core.errors import StreamProblem
-from migsniff.core.events import Event
+from migsniff.core.events import BREATH, Event
 from migsniff.core.wire import U8, U16, U32, U64
 
 if TYPE_CHECKING:
@@ -20,19 +20,21 @@ if TYPE_CHECKING:
 
 Steps = Generator[Event | None, None, None]
 """A parser: yields events, and None when it needs more bytes."""
+BREATHS: Final = 256  # records of which nothing is told, about a millisecond, between one BREATH and the next
 
 
 class ByteQueue:
     """Unread bytes. `at` is the wire offset of the next one, `wire_end` that behind the last known one.
 
     In a stripped capture guest memory is missing: `skip_contents` then moves `at` without reading. `closed`
-    says that no more will come, `mark` is where the record being read begins, `undecided` that the unread
-    bytes may turn out to be guest memory, `looked` how far the reader has looked ahead. If `omitted` is a
-    list, the spans of guest memory are noted in it.
+    says that no more will come, `mark` is where the record being read begins, `looked` how far the reader has
+    looked ahead, `undecided` the offset from which on the bytes may turn out to be guest memory. If `omitted`
+    is a list, the spans of guest memory are noted in it. `breathe`: whether `record` yields BREATH.
     """
 
     __slots__ = (
         "at",
+        "breathe",
         "closed",
         "data",
         "end",
@@ -41,13 +43,16 @@ class ByteQueue:
         "mark",
         "omitted",
         "pos",
+        "records",
         "rest",
         "size",
         "undecided",
         "wire_end",
     )
 
-    def __init__(self, *, note_omitted: bool = False) -> None:
+    def __init__(self, *, note_omitted: bool = False, breathe: bool = False) -> None:
+        self.breathe = breathe
+        self.records = 0
         self.data: Data = b""  # the contiguous piece that is read from: data[pos:end] is unread
         self.pos = 0
         self.end = 0
@@ -59,7 +64,7 @@ class ByteQueue:
         self.closed = False
         self.mark = 0
         self.looked = 0
-        self.undecided = False
+        self.undecided: int | None = None
         self.omitted: list[NDArray[np.uint64] | tuple[int, int]] | None = [] if note_omitted else None
 
     # ------------------------------------------------------------ filling
@@ -128,6 +133,13 @@ class ByteQueue:
         while not self.ensure(count):
             self.check_hole()
             yield None
+
+    def record(self) -> Steps:
+        """A record begins here: it is marked, and now and then others may have their turn."""
+        self.mark = self.at
+        self.records += 1
+        if self.breathe and self.records % BREATHS == 0:
+            yield BREATH
 
     def check_hole(self) -> None:
         """Raise StreamProblem if bytes that are needed were left out of the capture."""

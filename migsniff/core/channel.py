@@ -174,10 +174,8 @@ class DirectionDecoder:
 
     def settled(self) -> int:
         """The wire offset up to which it is decided what is guest memory and what is not."""
-        queue = self.queue
-        if not queue.undecided or self.steps is None:
-            return queue.wire_end
-        return max(queue.at, min(queue.looked, queue.at + queue.size))
+        undecided = self.queue.undecided
+        return self.queue.wire_end if undecided is None or self.steps is None else undecided
 
     def take_omitted(self) -> "list[tuple[int, int]] | NDArray[np.uint64]":
         """The spans of guest memory, and of bytes only counted, since the last call."""

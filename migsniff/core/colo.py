@@ -8,8 +8,9 @@ Format: migration/colo.c, QEMU 5.2 to 10.2.
 from migsniff.core.bytequeue import Steps
 from migsniff.core.errors import StreamProblem
 from migsniff.core.events import ColoMessage, EndOfStream
+from migsniff.core.records import read_record
 from migsniff.core.stream import MainReader
-from migsniff.core.wire import MAX_COLO_STATE, ColoMessageType, ItemType
+from migsniff.core.wire import COLO_MESSAGE, MAX_COLO_STATE, ColoMessageType, ItemType
 
 
 def read_stream(main: MainReader) -> Steps:
@@ -27,12 +28,11 @@ def _checkpoints(main: MainReader) -> Steps:
         if context.checkpoint > main.checkpoints:
             main.item = f"checkpoint {context.checkpoint}"
         start = queue.mark = queue.at
-        number = yield from queue.u32()
-        length = None
+        message = yield from read_record(queue, COLO_MESSAGE)
+        number, length = message["message"], message.get("size")
         if number == ColoMessageType.CHECKPOINT_REQUEST:
             context.checkpoint = main.checkpoints + 1
-        elif number == ColoMessageType.VMSTATE_SIZE:
-            length = yield from queue.u64()
+        elif length is not None:
             if not 0 < length <= MAX_COLO_STATE:
                 raise StreamProblem(
                     "length", what="a checkpoint's state", length=length, limit=MAX_COLO_STATE

@@ -36,7 +36,11 @@ def read_configuration(channel: str, queue: ByteQueue, context: Context) -> Step
     page_bits: int | None = None
     capabilities: tuple[str, ...] | None = None
     uuid: str | None = None
+    seen: set[bytes] = set()
     while name := (yield from _subsection(queue)):
+        if name in seen:
+            raise StreamProblem("subsection-again", name=name.decode("ascii"))
+        seen.add(name)
         if name == b"configuration/target-page-bits":
             page_bits = yield from queue.u32()
             if not 8 <= page_bits <= 16:

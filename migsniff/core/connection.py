@@ -21,7 +21,7 @@ OPAQUE: Final = {"tls": "TLS records", "unknown": "bytes of an unknown protocol"
 class Connection:
     """One connection: a decoder for each direction, once the first bytes have told its role."""
 
-    def __init__(self, number: int, *, note_omitted: bool) -> None:
+    def __init__(self, number: int, *, note_omitted: bool, breathe: bool) -> None:
         self.number = number
         self.began: int | None = None  # when its first byte came
         self.role: str | None = None
@@ -30,8 +30,8 @@ class Connection:
         self.multifd: MultifdReader | None = None
         self.return_path: ReturnPathReader | None = None
         self.queues: dict[Direction, ByteQueue] = {
-            "fwd": ByteQueue(note_omitted=note_omitted),
-            "rev": ByteQueue(note_omitted=note_omitted),
+            "fwd": ByteQueue(note_omitted=note_omitted, breathe=breathe),
+            "rev": ByteQueue(note_omitted=note_omitted, breathe=breathe),
         }
         self.decoders: dict[Direction, DirectionDecoder] = {}
         self.tls = TlsConnection()

@@ -25,6 +25,11 @@ from migsniff.core.wire import (
 )
 
 
+def bitmap_size(pages: int) -> int:
+    """Bytes of a block's bitmap: whole words of 64 bits."""
+    return -(-pages // 64) * 8
+
+
 def read_mapped_pages(
     channel: str, queue: ByteQueue, context: Context, block: RamBlock
 ) -> Generator[Event | None, None, Tally]:
@@ -42,7 +47,7 @@ def read_mapped_pages(
     count, rest = divmod(block.length, page_size)
     if rest:
         raise StreamProblem("ram-block-length", name=block.name, length=block.length, page_size=page_size)
-    size = -(-count // 64) * 8
+    size = bitmap_size(count)
     if size > MAX_MAPPED_RAM_BITMAP:
         raise StreamProblem("length", what="a page bitmap", length=size, limit=MAX_MAPPED_RAM_BITMAP)
     _check_place(queue, context, block.name, bitmap_at)

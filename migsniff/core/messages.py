@@ -11,9 +11,10 @@ import msgspec
 
 from migsniff.core.errors import StreamProblem
 from migsniff.core.events import Argument
+from migsniff.core.layout import Layout
 from migsniff.core.registry import Registry
 from migsniff.core.text import readable
-from migsniff.core.wire import Command, Layout, ReturnPathType
+from migsniff.core.wire import Command, ReturnPathType
 
 Arguments = dict[str, Argument]
 Reader = Callable[[bytes], Arguments]

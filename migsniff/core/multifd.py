@@ -24,7 +24,7 @@ from migsniff.core.events import (
     problem_finding,
 )
 from migsniff.core.multifdmethods import METHODS, NONE, Inflater, Method
-from migsniff.core.tallies import GuestBlock, Tallies, Tally, fold, summary
+from migsniff.core.tallies import GuestBlock, Tallies, summary, tally_of
 from migsniff.core.text import readable
 from migsniff.core.wire import (
     MAX_MULTIFD_CHANNELS,
@@ -70,11 +70,13 @@ class MultifdReader:
         while True:
             self.where = "between packets"
             queue.mark = queue.at
-            yield from queue.wait(HEAD.size)
+            if not queue.ensure(HEAD.size):
+                yield from queue.wait(HEAD.size)
             self.where = "a packet"
             self.head = bytes(queue.data[queue.pos : queue.pos + HEAD.size])
             magic, version, flags = HEAD.unpack(self.head)
-            self._check(magic, version)
+            if magic != MULTIFD_MAGIC or version != MULTIFD_VERSION:
+                self._check(magic, version)
             if flags & DEVICE_STATE:
                 yield from self._device_state_packet(flags)
             else:
@@ -137,7 +139,8 @@ class MultifdReader:
             yield from self._main_channel("the list of RAM blocks")
         most = MULTIFD_PACKET_BYTES // context.page_size
         header = MULTIFD_PACKET.size + 8 * most
-        yield from queue.wait(header)
+        if not queue.ensure(header):
+            yield from queue.wait(header)
         _, _, flags, _, normal, size, packet_num, zero, name = MULTIFD_PACKET.unpack_from(
             queue.data, queue.pos
         )
@@ -153,25 +156,27 @@ class MultifdReader:
         # a compressed page can be larger than the page, but never by much
         if data_size > 2 * whole or (number == NONE and data_size != whole):
             raise StreamProblem("multifd-size", size=data_size, pages=normal)
-        queue.undecided = False
+        queue.undecided = None
         context.multifd.go_on(self.channel)
         name = name.split(b"\0", 1)[0]
         addresses = self._addresses(name, normal + zero)
         queue.advance(header)
         lends = normal + zero and context.want_contents and queue.kept == "all"
-        yield from queue.wait(data_size) if lends else queue.contents(data_size)
+        if lends:
+            yield from queue.wait(data_size)
+        elif left := queue.skip_contents(data_size):
+            yield from queue.contents(left)
         # a packet counts when it is complete: what comes before that is in no order with other channels
-        resent = 0
+        resent, block = 0, None
         if normal + zero:
             block = context.memory.blocks[name]
-            pages = addresses >> np.uint64(context.memory.page_size.bit_length() - 1)
             rounds = context.memory.rounds
-            if rounds is not None and (rounds.lowest is None or packet_num < rounds.lowest):
-                rounds.lowest = packet_num
-            resent = self._count(block, pages, normal, zero, header + data_size)
-            if resent:
+            if rounds is not None:
+                rounds.packet(packet_num)
+            resent = self._count(block, addresses, normal, zero, header + data_size)
+            if resent and rounds is not None and rounds.may_end:
                 yield from context.memory.completed(self.channel, start)
-        if lends:
+        if lends and block is not None:
             yield from self._lend(block, addresses, normal, data_size, number, method)
         self._packets += 1
         yield MultifdPacket(
@@ -182,7 +187,7 @@ class MultifdReader:
             packet_num=packet_num,
             flags=flags,
             method=method.name,
-            block=readable(name),
+            block=readable(name) if block is None else block.name,
             normal=normal,
             zero=zero,
             data_size=data_size,
@@ -191,9 +196,10 @@ class MultifdReader:
         )
 
     def _main_channel(self, what: str) -> Steps:
-        """Wait for what the main channel will tell; whatever has come here may be guest memory."""
-        self.context.multifd.wait(self.channel, self.queue.wire_end - self.queue.at, what)
-        self.queue.undecided = True
+        """Wait for what the main channel will tell; but for the beginning of a packet, here may be memory."""
+        queue = self.queue
+        self.context.multifd.wait(self.channel, queue.wire_end - queue.at, what)
+        queue.undecided = max(queue.at, min(queue.looked, queue.at + queue.size))
         yield None
 
     def _addresses(self, name: bytes, count: int) -> "NDArray[np.uint64]":
@@ -208,7 +214,7 @@ class MultifdReader:
         inside = np.uint64(memory.page_size - 1)
         limit = block.page_count * memory.page_size
         # all at once first, which is cheaper than to look for the one that is wrong
-        if (addresses & inside).any() or np.max(addresses) >= limit:
+        if np.count_nonzero(addresses & inside) or int(addresses.max(0)) >= limit:
             wrong = ((addresses & inside) != 0) | (addresses >= limit)
             raise StreamProblem(
                 "multifd-offset",
@@ -222,22 +228,26 @@ class MultifdReader:
     # ------------------------------------------------------------ counting
 
     def _count(
-        self, block: GuestBlock, pages: "NDArray[np.uint64]", normal: int, zero: int, size: int
+        self, block: GuestBlock, addresses: "NDArray[np.uint64]", normal: int, zero: int, size: int
     ) -> int:
         """Count the pages of a packet of `size` bytes; returns how many of them had been sent before."""
         memory = self.context.memory
-        count = len(pages)
-        if not (pages[1:] > pages[:-1]).all():
-            pages = np.unique(pages)
+        page_size, number = memory.page_size, self.context.multifd.syncs[self.channel]
+        pages = addresses >> np.uint64(page_size.bit_length() - 1)
+        if not _ascending(pages):  # zero pages stand behind the normal ones
+            pages = np.sort(pages)
+            if not _ascending(pages):
+                pages = np.unique(pages)
         first, last = int(pages[0]), int(pages[-1])
-        tally = Tally()
-        tally.normal, tally.zero, tally.bytes = normal, zero, size
-        number = self.context.multifd.syncs[self.channel]
-        tally.resent = memory.mark(block, pages, first, last, number) + count - len(pages)
-        tally.span(first * memory.page_size, last * memory.page_size)
-        fold({block: tally}, self._tallies)
-        fold({block: tally}, memory.tallies(number))
-        return tally.resent
+        resent = memory.mark(block, pages, first, last, number) + len(addresses) - len(pages)
+        for tallies in (self._tallies, memory.tallies(number)):
+            tally = tally_of(tallies, block)
+            tally.normal += normal
+            tally.zero += zero
+            tally.bytes += size
+            tally.resent += resent
+            tally.span(first * page_size, last * page_size)
+        return resent
 
     def _sync(self) -> Steps:
         """All that came before belongs to a round that ends here."""
@@ -366,3 +376,8 @@ class MultifdReader:
             zero=0,
             data_size=size,
         )
+
+
+def _ascending(pages: "NDArray[np.uint64]") -> bool:
+    """Whether each page stands behind the one before it."""
+    return int(np.count_nonzero(pages[1:] > pages[:-1])) == len(pages) - 1

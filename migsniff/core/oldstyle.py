@@ -4,15 +4,36 @@ One registered function a device: the meaning of its bytes, in words. None: they
 """
 
 from collections.abc import Callable
+from enum import IntFlag
 from typing import Final
 
+from migsniff.core.layout import Contents, Layout, Named, Part, Tagged
+from migsniff.core.records import split_records
 from migsniff.core.registry import Registry
-from migsniff.core.wire import U64
 
 OLD_STYLE: Final = Registry[str, Callable[[bytes], str | None]]("old-style device")
-SKEYS: Final = 0x02
-SKEYS_ERROR: Final = 0x04
-SKEYS_EOS: Final = 0x01
+SKEYS_FLAGS: Final = 0xFFF  # of a word, whose other bits are an address
+
+
+class SkeysFlag(IntFlag):
+    """Low bits of a storage keys word (S390_SKEYS_SAVE_FLAG_* in hw/s390x/s390-skeys.c)."""
+
+    EOS = 0x01
+    KEYS = 0x02
+    ERROR = 0x04
+
+
+SKEYS: Final = Tagged(
+    "StorageKeys",
+    Layout(("word", Named("Q", SkeysFlag))),
+    Part(
+        lambda word: word & SKEYS_FLAGS == SkeysFlag.KEYS, Layout(("count", "Q"), ("keys", Contents("count")))
+    ),
+)
+TODCLOCK: Final = Tagged(
+    "TodClock", Layout(("there", "B")), Part(lambda there: there == 1, Layout(("epoch", "B"), ("value", "Q")))
+)
+RECORDS: Final = {"todclock": TODCLOCK, "s390-skeys": SKEYS}
 
 
 def meaning(idstr: str, raw: bytes) -> str | None:
@@ -26,32 +47,27 @@ def todclock(raw: bytes) -> str | None:
     """s390x: a byte that tells whether there is a clock, its epoch index and its value."""
     if raw == b"\0":
         return "no clock"
-    if len(raw) != 10 or raw[0] != 1:
+    found = next(split_records(raw, [TODCLOCK]), None)
+    if found is None or found[1] != len(raw) or "value" not in found[3]:
         return None
-    return f"epoch {raw[1]}, {U64.unpack_from(raw, 2)[0]:#018x}"
+    return f"epoch {found[3]['epoch']}, {found[3]['value']:#018x}"
 
 
 @OLD_STYLE("s390-skeys", source="hw/s390x/s390-skeys.c")
 def storage_keys(raw: bytes) -> str | None:
     """s390x: runs of storage keys, a byte a page, then EOS. A guest that uses none may send none."""
-    at = keys = used = 0
-    while at + 8 <= len(raw):
-        flags = U64.unpack_from(raw, at)[0] & 0xFFF
-        at += 8
-        if flags != SKEYS:
-            what = f"{keys} storage keys, {used} of them not 0"
-            if at != len(raw) or flags not in (SKEYS_EOS, SKEYS_ERROR):
-                return None
-            return what if flags == SKEYS_EOS else f"{what}; then QEMU could not read them"
-        if at + 8 > len(raw):
+    keys = used = 0
+    for _, end, _, record in split_records(raw, [SKEYS]):
+        flags = record["word"] & SKEYS_FLAGS
+        if flags == SkeysFlag.KEYS:
+            count = record["count"]
+            keys += count
+            used += count - raw.count(0, end - count, end)
+            continue
+        what = f"{keys} storage keys, {used} of them not 0"
+        if end != len(raw) or flags not in (SkeysFlag.EOS, SkeysFlag.ERROR):
             return None
-        (count,) = U64.unpack_from(raw, at)
-        at += 8
-        if count > len(raw) - at:
-            return None
-        keys += count
-        used += count - raw.count(0, at, at + count)
-        at += count
+        return what if flags == SkeysFlag.EOS else f"{what}; then QEMU could not read them"
     return None
 
 

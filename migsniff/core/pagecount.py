@@ -95,15 +95,29 @@ class PageCounter:
 
     def count_batch(self) -> bool:
         """Count a batch of what was collected; False if there is no whole one."""
-        if len(self.words) < BATCH:
+        size = self._batch()
+        if not size:
             return False
-        words, lengths = self.words[BATCH:], self.lengths
-        self.words = self.words[:BATCH]
+        words, lengths = self.words[size:], self.lengths
+        self.words = self.words[:size]
         variable = int(np.count_nonzero(np.frombuffer(self.words, np.uint64) & np.uint64(XBZRLE)))
         self.lengths = lengths[:variable]
         end = self._count_collected()
         self.words, self.lengths, self.start, self.name_size = words, lengths[variable:], end, 0
         return True
+
+    def _batch(self) -> int:
+        """How many words make the next batch: all whole ones, if counted at once they give the same."""
+        whole = len(self.words) // BATCH * BATCH
+        if whole <= BATCH:
+            return whole
+        pages = np.frombuffer(self.words, np.uint64)[:whole] >> self._shift
+        return whole if self.memory.ordered and (pages[1:] > pages[:-1]).all() else BATCH
+
+    @property
+    def _shift(self) -> np.uint64:
+        """Bits by which a word is its page's number."""
+        return np.uint64(self.memory.page_size.bit_length() - 1)
 
     def flush(self) -> None:
         """Count all that was collected."""
@@ -118,7 +132,7 @@ class PageCounter:
         block, memory = self.block, self.memory
         assert block is not None
         batch = np.frombuffer(self.words, np.uint64)
-        pages = batch >> np.uint64(memory.page_size.bit_length() - 1)
+        pages = batch >> self._shift
         back = np.flatnonzero(pages[1:] <= pages[:-1]) + 1
         if memory.ordered and not len(back):
             if memory.pass_ends_before(block, int(pages[0])):

@@ -45,6 +45,8 @@ class GuestMemory:
         self.count_passes = True  # until postcopy, where pages come as they are asked for
         # False once compressed or multifd pages came, whose threads finish out of order, and in END
         self.ordered = True
+        # QEMU looks for dirty pages between sections, and its scan goes around once in one at most
+        self.may_end = True  # a pass, in this section of ram
         self.position = (-1, -1)  # block index and page of the last page record
         self.pass_tallies: Tallies = {}
         self.records = 0
@@ -161,8 +163,11 @@ class GuestMemory:
                 block.segments[number] = marks[segment]
 
     def pass_ends_before(self, block: GuestBlock, page: int) -> bool:
-        """Whether a page record belongs to the next pass: it goes back, or was sent in this one."""
-        if not self.count_passes or self.rounds is not None:
+        """Whether a page record belongs to the next pass: it goes back, or was sent in this one.
+
+        A section ends one pass at most: what comes again behind that counts as sent again, no more.
+        """
+        if not self.may_end or not self.count_passes or self.rounds is not None:
             return False
         if self.ordered:
             return (block.index, page) <= self.position
@@ -222,6 +227,7 @@ class GuestMemory:
             final=final,
             hot=self._hot() if self.iteration > 1 else (),
         )
+        self.may_end = False
         self.pass_tallies = {}
         self._touched = {}
         self.iteration += 1
@@ -261,7 +267,7 @@ class GuestMemory:
 
     def repeats_at(self, block: GuestBlock, pages: NDArray[np.uint64]) -> int:
         """How many of these ascending pages come before the first that this pass has sent already."""
-        if self.rounds is not None:
+        if self.rounds is not None or not self.may_end:
             return len(pages)
         for number, low, high in _by_segment(pages, int(pages[0]), int(pages[-1])):
             segment = block.segments.get(number)
@@ -289,6 +295,9 @@ class GuestMemory:
             number = self.round
         elif not self.count_passes:
             number = -1  # what is late was sent before postcopy
+        segment = first // PAGE_STATE_SEGMENT
+        if segment == last // PAGE_STATE_SEGMENT:
+            return self._mark_in(block, segment, pages, first, last, number)
         return sum(
             self._mark_in(block, segment, pages[low:high], int(pages[low]), int(pages[high - 1]), number)
             for segment, low, high in _by_segment(pages, first, last)
@@ -298,31 +307,36 @@ class GuestMemory:
         self, block: GuestBlock, number: int, pages: NDArray[np.uint64], first: int, last: int, round_: int
     ) -> int:
         """What `mark` does, for pages of one segment."""
-        segment = self._segment(block, number)
-        self.records += len(pages)
+        segment, rounds = self._segment(block, number), self.rounds
+        count = len(pages)
+        self.records += count
         if segment is None:
             return 0
         touched = self._touched
-        if self.rounds is not None and self.count_passes:
-            touched = self._round_touched.setdefault(max(round_, self.rounds.first), {})
+        if rounds is not None and self.count_passes:
+            touched = self._round_touched.setdefault(max(round_, rounds.first), {})
         key = block.index, number
-        touched[key] = touched.get(key, 0) + len(pages)
+        touched[key] = touched.get(key, 0) + count
         base = number * PAGE_STATE_SEGMENT
         where: slice | NDArray[np.intp] = slice(first - base, last - base + 1)
-        if last - first + 1 != len(pages):
-            where = (pages - np.uint64(base)).astype(np.intp)
+        if last - first + 1 != count:
+            where = (pages - np.uint64(base)).view(np.intp)
         seen = segment[where]
         resent = int(np.count_nonzero(seen))
-        if self.rounds is None or (round_ >= 0 and not self.count_passes):
+        if rounds is None or (round_ >= 0 and not self.count_passes):
             segment[where] = self._pass
-        elif not resent:
-            segment[where] = self._mark_of(round_)
-        else:
+            return resent
+        mark = self._mark_of(round_)
+        if resent:
+            marks = set(seen.tobytes())
             if self.count_passes:
-                self.rounds.repeats(set(seen.tobytes()), round_)
-                early = seen[seen > np.uint8(self.rounds.mark_of(round_))]
-                self.rounds.overtaken(block.index, early.tobytes(), round_)
-            segment[where] = np.maximum(seen, np.uint8(self._mark_of(round_)))
+                rounds.repeats(marks, round_)
+            if max(marks) > mark:  # of later rounds, which other channels have come to
+                if self.count_passes:
+                    rounds.overtaken(block.index, seen[seen > np.uint8(mark)].tobytes(), round_)
+                segment[where] = np.maximum(seen, np.uint8(mark))
+                return resent
+        segment[where] = mark
         return resent
 
     def _mark_of(self, number: int) -> int:

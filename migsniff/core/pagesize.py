@@ -42,9 +42,9 @@ def find_page_size(queue: ByteQueue, context: Context) -> Steps:
         size = infer_page_size(head, context.memory, contents=queue.kept == "all", final=final)
         if size is not None:
             break
-        queue.undecided = True
+        queue.undecided = queue.at
         yield None
-    queue.undecided = False
+    queue.undecided = None
     if not size:
         raise StreamProblem("page-size", machine=context.machine)
     context.know_page_size(size, FIRST_PAGES)

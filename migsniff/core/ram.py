@@ -69,7 +69,7 @@ class RamReader:
         self._lent: list[RamPages | PageFault] = []
         self._began: int | None = None  # where the records of the section that is being read begin
         self._ended = 0  # where the last whole record of it ends
-        self._zero_run = False  # there was nothing but zero pages: more may follow
+        self._no_run_before = 0  # what looked like a long run of zero pages there was none
 
     # ------------------------------------------------------------ a section
 
@@ -86,13 +86,15 @@ class RamReader:
         while True:
             more = False
             if self.block is not None:
-                more = (self._zero_run and self._scan_zeros(self.block)) or self._scan()
+                more = (self._zeros_follow() and self._scan_zeros(self.block)) or self._scan()
                 if self._lent:
                     yield from self._lent
                     self._lent.clear()
                 while self.counter.count_batch():
                     if self.counter.passed:
                         yield from self._passed()
+                    if self.context.breathe:
+                        yield BREATH
             if more:
                 if self.context.breathe:
                     yield BREATH
@@ -212,7 +214,6 @@ class RamReader:
         at = queue.at + size
         queue.advance(stop - begin)
         queue.at = self._ended = at
-        self._zero_run = enough and stop - begin == ENOUGH * (WORD + 1)
         return enough
 
     def _words(self, block: GuestBlock, flags_at: "array[int]", lengths: "array[int]") -> "array[int]":
@@ -237,6 +238,16 @@ class RamReader:
             del lengths[int(np.count_nonzero(found & np.uint64(XBZRLE))) :]
         return array("Q", found.tobytes())
 
+    def _zeros_follow(self) -> bool:
+        """Whether it looks like ENOUGH zero pages in a row, by a few of them."""
+        queue, flags = self.queue, ZERO | CONTINUE
+        data, begin = queue.data, queue.pos + WORD - 1
+        if queue.end - queue.pos < ENOUGH * (WORD + 1) or self.context.want_contents:
+            return False
+        return queue.at >= self._no_run_before and all(
+            data[begin + ahead * (WORD + 1)] == flags for ahead in (0, 1, ENOUGH // 2, ENOUGH - 1)
+        )
+
     def _scan_zeros(self, block: GuestBlock) -> bool:
         """Collect a long run of zero pages, which stand at a fixed stride, at once; False if there is none.
 
@@ -245,14 +256,13 @@ class RamReader:
         queue, counter, page_size = self.queue, self.counter, self.memory.page_size
         stride = WORD + 1
         count = min((queue.end - queue.pos) // stride, ENOUGH_ZEROS)
-        self._zero_run = False
-        if count < ENOUGH or self.context.want_contents:
-            return False
         found = np.ndarray((count,), ">u8", queue.data, queue.pos, (stride,)).astype(np.uint64)
         fills = np.ndarray((count,), np.uint8, queue.data, queue.pos + WORD, (stride,))
         fits = (found & np.uint64(page_size - 1)) == np.uint64(ZERO | CONTINUE)
         fits &= (fills == 0) & (found < np.uint64(block.page_count * page_size))
         length = count if fits.all() else int(np.argmin(fits))
+        if length < ENOUGH // 4:  # a guest that makes its pages look like this is not to make it slow
+            self._no_run_before = queue.at + count * stride
         if not length:
             return False
         if not counter.words:
@@ -262,7 +272,6 @@ class RamReader:
             self._answer(block, found[:length], array("Q"))
         queue.advance(length * stride)
         self._ended = queue.at
-        self._zero_run = length == count
         return True
 
     def _wire_size(self, words: "array[int]", lengths: "array[int]") -> int:
@@ -293,8 +302,10 @@ class RamReader:
         batch = np.frombuffer(words, np.uint64)
         if not lengths and queue.kept == "all":
             flags = np.frombuffer(flags_at, np.uint64)[: len(words)][(batch & np.uint64(PAGE)) != 0]
-            begins = flags + np.uint64(queue.at - queue.pos + 1)
-            queue.omitted.append(np.stack((begins, begins + np.uint64(page_size)), axis=1))
+            spans = np.empty((len(flags), 2), np.uint64)
+            spans[:, 0] = flags + np.uint64(queue.at - queue.pos + 1)
+            spans[:, 1] = spans[:, 0] + np.uint64(page_size)
+            queue.omitted.append(spans)
             return
         headers, bodies = layout(batch, lengths, page_size)
         stops = np.cumsum(headers + bodies) + np.uint64(queue.at)
@@ -350,7 +361,7 @@ class RamReader:
     def _record(self, *, start: bool) -> Generator[Event | None, None, bool]:
         """Read one record of any kind; False if it was the EOS."""
         queue = self.queue
-        queue.mark = queue.at
+        yield from queue.record()
         if not queue.ensure(WORD):
             yield from queue.wait(WORD)
         (word,) = U64.unpack_from(queue.data, queue.pos)

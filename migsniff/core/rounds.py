@@ -31,6 +31,7 @@ class Rounds:
         self.pass_began = -1  # in pages that came before the first round, if there were any
         self.reached: dict[str, int] = {}
         self.lowest: int | None = None  # number of a packet with pages
+        self.settled = True  # it was looked what has ended since `lowest` changed
         self._repeated: dict[int, int] = {}  # round -> the newest one before it with one of its pages
         self._moved: dict[int, dict[int, int]] = {}  # round -> block -> what to add to its pages sent again
 
@@ -44,8 +45,19 @@ class Rounds:
             other = self.base + mark - FIRST_ROUND
             if mark >= COMPLETE and other != number:
                 newer, older = max(other, number), min(other, number)
-                if newer >= self.first:
+                if newer >= self.first and older >= self.pass_began:
                     self._repeated[newer] = max(older, self._repeated.get(newer, older))
+
+    def packet(self, number: int) -> None:
+        """A packet with pages has this number."""
+        if self.lowest is None or number < self.lowest:
+            self.lowest = number
+            self.settled = False
+
+    @property
+    def may_end(self) -> bool:
+        """Whether pages that came may have ended something."""
+        return not self.settled or self.first in self._repeated
 
     def overtaken(self, block: int, marks: Iterable[int], number: int) -> None:
         """Pages of a round come behind those of later rounds, whose marks they have.
@@ -79,6 +91,7 @@ class Rounds:
 
     def begins_pass(self) -> bool:
         """Whether the first round, before which all are complete, turns out to begin a pass."""
+        self.settled = True
         older = self._repeated.pop(self.first, None)
         begins = older is not None and older >= self.pass_began
         if begins:

@@ -210,7 +210,9 @@ class Session:
     def _connection(self, number: int) -> Connection:
         connection = self.connections.get(number)
         if connection is None:
-            connection = self.connections[number] = Connection(number, note_omitted=self.note_omitted)
+            connection = self.connections[number] = Connection(
+                number, note_omitted=self.note_omitted, breathe=self.context.breathe
+            )
         return connection
 
     def _chunk(self, chunk: Chunk) -> Iterator[Event]:
@@ -225,7 +227,8 @@ class Session:
         if decoder is None:
             yield from self._first_bytes(connection, chunk)
         elif connection.drained is None:
-            yield from self._before_late_ends(decoder.feed(chunk))
+            events = decoder.feed(chunk)
+            yield from self._before_late_ends(events) if self._late else events
         else:
             for event in self._before_late_ends(decoder.feed(chunk)):
                 connection.drained = settled(connection.drained, event)
@@ -323,7 +326,7 @@ class Session:
         order = next(self._order)
         if decoder is not None and connection.multifd is not None and not self.knows_memory:
             yield from decoder.resume()
-            if decoder.steps is not None and decoder.queue.undecided:
+            if decoder.steps is not None and decoder.queue.undecided is not None:
                 self._late.append((ended, order))
                 return
         yield from self._ended_at(connection, ended, order)

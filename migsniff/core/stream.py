@@ -236,11 +236,11 @@ class MainReader:
         if facts.idstr == RAM_IDSTR:
             yield from self._ram(kind, facts, start)
             return
-        reader = live_section(facts.idstr)
-        provisional, summary = reader is None, ""
-        if reader is not None:
+        handler = live_section(facts.idstr)
+        provisional, summary = handler is None, ""
+        if handler is not None:
             try:
-                summary = yield from reader(self.queue, kind)
+                summary = yield from handler.read(self.queue)
                 yield from self._footer(facts)
             except StreamProblem as problem:
                 yield self.undecodable(problem)
@@ -273,6 +273,7 @@ class MainReader:
             memory.begin_rounds()
         if last and memory.pass_tallies and memory.rounds is None:
             yield ram.counter.end_pass(start, final=False)
+        memory.may_end = not last
         if last:  # its scan goes on where the one before has stopped, and around to there
             memory.ordered = False
         counts, blocks = yield from ram.payload(start=kind == ItemType.SECTION_START)

@@ -78,6 +78,14 @@ def summary(tallies: Tallies) -> tuple[PageCounts, tuple[BlockPages, ...]]:
     return total.freeze(), blocks
 
 
+def tally_of(tallies: Tallies, block: GuestBlock) -> Tally:
+    """The block's tally in a table, a new one if it has none."""
+    tally = tallies.get(block)
+    if tally is None:
+        tally = tallies[block] = Tally()
+    return tally
+
+
 def fold(tallies: Tallies, into: Tallies) -> None:
     """Add each block's tally to that of another table."""
     for block, tally in tallies.items():

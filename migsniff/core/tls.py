@@ -9,7 +9,7 @@ each connection on (migration/tls.c); the source is the client.
 
 from collections import deque
 from collections.abc import Generator, Iterator
-from struct import Struct
+from enum import IntEnum
 from typing import Final
 
 from migsniff.core.arrivals import Direction, TlsFacts
@@ -21,11 +21,34 @@ from migsniff.core.events import (
     TlsMessage,
     TlsRecords,
 )
+from migsniff.core.layout import Contents, Layout, Named, Tagged
 from migsniff.core.text import readable
 from migsniff.core.wire import TLS_HANDSHAKE, TLS_MAJOR
 
-HEADER: Final = Struct(">BBBH")  # content type, version, length
-CHANGE_CIPHER, ALERT, HANDSHAKE, APPLICATION, HEARTBEAT = 20, 21, TLS_HANDSHAKE, 23, 24
+
+class ContentType(IntEnum):
+    """What a record holds (RFC 8446, 5.1; RFC 6520)."""
+
+    CHANGE_CIPHER_SPEC = 20
+    ALERT = 21
+    HANDSHAKE = TLS_HANDSHAKE
+    APPLICATION_DATA = 23
+    HEARTBEAT = 24
+
+
+TLS_RECORD: Final = Tagged(
+    "TlsRecord",
+    Layout(
+        ("content_type", Named("B", ContentType)),
+        ("major", "B"),
+        ("minor", "B"),
+        ("length", "H"),
+        ("fragment", Contents("length")),
+    ),
+)
+HEADER: Final = TLS_RECORD.head.struct
+# plain numbers: an operation on an enumeration's members costs as much as reading a record's header
+CHANGE_CIPHER, ALERT, HANDSHAKE, APPLICATION, HEARTBEAT = map(int, ContentType)
 MAX_RECORD: Final = (1 << 14) + 2048  # RFC 5246, 6.2.3; with 1.3 it is less
 CLIENT_HELLO, SERVER_HELLO = 1, 2
 MAX_MESSAGES: Final = 4  # in the clear, of one direction: two hellos and an alert are all there can be
@@ -139,7 +162,8 @@ class TlsReader:
                 self._scan()
             if self.records - self._progress[0] == PROGRESS:
                 yield self._told_progress()
-            queue.mark = start = queue.at
+            yield from queue.record()
+            start = queue.at
             if not queue.ensure(HEADER.size):
                 yield from queue.wait(HEADER.size)
             kind, major, _, length = HEADER.unpack_from(queue.data, queue.pos)

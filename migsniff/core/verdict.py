@@ -70,9 +70,22 @@ def judge(connections: Sequence["Connection"], looks_like: Callable[[bytes], str
     main = mains[-1]
     came = main.drained or reached(main)
     ok, outcome, message = _of_main(connections, main, came)
+    if came.problem is None and (unread := _unread(_judged(connections, main))):
+        ok, outcome, message = False, "undecodable", f"{unread}; {message}"
     if (more := main.queues["fwd"].wire_end - came.offset) > 0:
         message += f"; {more} bytes more were read from the source alone"
     return ok, outcome, message, came.offset
+
+
+def _unread(connections: Sequence["Connection"]) -> str:
+    """What could not be decoded of a channel beside the main one, and where; "" if nothing."""
+    for connection in connections:
+        came = connection.drained or reached(connection)
+        if connection.role in BESIDE and came.problem is not None:
+            decoder = connection.decoders["fwd"]
+            place = f"at offset {decoder.queue.mark} of {connection.name}, {located(decoder.problem_where)}"
+            return f"{came.problem.text}, {place}"
+    return ""
 
 
 def _of_main(connections: Sequence["Connection"], main: "Connection", came: Reached) -> tuple[bool, str, str]:

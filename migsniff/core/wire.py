@@ -8,25 +8,12 @@ from enum import IntEnum, IntFlag
 from struct import Struct
 from typing import Final
 
+from migsniff.core.layout import Contents, Layout, Named, Part, Tagged
+
 U8: Final = Struct(">B")
 U16: Final = Struct(">H")
 U32: Final = Struct(">I")
 U64: Final = Struct(">Q")
-
-
-class Layout:
-    """The fields of a record in their order: the one definition for reading it and for building it.
-
-    A field is a name and how it stands there: a code of struct (`39x` is left empty), "str8" and "str32"
-    (text behind its length of one or four bytes), "rest" (what the record has left), or a Layout, repeated
-    up to the end. `struct` reads the fields that have a fixed size, up to the first that has not.
-    """
-
-    def __init__(self, *fields: "tuple[str, str | Layout]") -> None:
-        self.fields = fields
-        codes = [how if isinstance(how, str) else "rest" for _, how in fields]
-        fixed = next((n for n, code in enumerate(codes) if code in ("str8", "str32", "rest")), len(codes))
-        self.struct = Struct(">" + "".join(codes[:fixed]))
 
 
 FILE_MAGIC: Final = 0x5145564D  # "QEVM", migration/savevm.h
@@ -72,9 +59,9 @@ RAM_IDSTR: Final = "ram"
 EEPROM_VERSION: Final = 20061113  # hw/nvram/eeprom93xx.c: of eepro100, dc390, tulip; all others are small
 RAM_VERSION: Final = 4
 XBZRLE_MARKER: Final = 1  # ENCODING_FLAG_XBZRLE, migration/ram.c
-XBZRLE_LAYOUT: Final = Layout(("marker", "B"), ("length", "H"), ("data", "rest"))
+XBZRLE_LAYOUT: Final = Layout(("marker", "B"), ("length", "H"), ("data", Contents("length")))
 XBZRLE_HEADER: Final = XBZRLE_LAYOUT.struct
-COMPRESSED_LAYOUT: Final = Layout(("length", "I"), ("data", "rest"))
+COMPRESSED_LAYOUT: Final = Layout(("length", "I"), ("data", Contents("length")))
 MAPPED_RAM_LAYOUT: Final = Layout(
     ("version", "I"), ("page_size", "Q"), ("bitmap_offset", "Q"), ("pages_offset", "Q")
 )
@@ -160,6 +147,16 @@ RECV_BITMAP_END: Final = 0x0123456789ABCDEF  # RAMBLOCK_RECV_BITMAP_ENDING, migr
 
 MULTIFD_MAGIC: Final = 0x11223344  # migration/multifd.c
 MULTIFD_VERSION: Final = 1
+
+
+class MultifdFlag(IntFlag):
+    """Flags of a multifd packet (MULTIFD_FLAG_* in migration/multifd.h)."""
+
+    SYNC = 0x01
+    METHOD_MASK = 0x3E
+    DEVICE_STATE = 0x40
+
+
 MULTIFD_HELLO_LAYOUT: Final = Layout(
     ("magic", "I"), ("version", "I"), ("uuid", "16s"), ("channel_id", "B"), ("unused", "39x")
 )
@@ -167,7 +164,7 @@ MULTIFD_HELLO: Final = MULTIFD_HELLO_LAYOUT.struct
 MULTIFD_PACKET_LAYOUT: Final = Layout(
     ("magic", "I"),
     ("version", "I"),
-    ("flags", "I"),
+    ("flags", Named("I", MultifdFlag)),
     ("pages_alloc", "I"),
     ("normal_pages", "I"),
     ("next_packet_size", "I"),
@@ -181,7 +178,7 @@ MULTIFD_PACKET: Final = MULTIFD_PACKET_LAYOUT.struct
 MULTIFD_DEVICE_STATE_LAYOUT: Final = Layout(
     ("magic", "I"),
     ("version", "I"),
-    ("flags", "I"),
+    ("flags", Named("I", MultifdFlag)),
     ("idstr", "256s"),
     ("instance_id", "I"),
     ("next_packet_size", "I"),
@@ -190,28 +187,27 @@ MULTIFD_DEVICE_STATE: Final = MULTIFD_DEVICE_STATE_LAYOUT.struct
 MULTIFD_PACKET_BYTES: Final = 512 * 1024  # MULTIFD_PACKET_SIZE: a packet stands for so much guest memory
 
 
-class MultifdFlag(IntFlag):
-    """Flags of a multifd packet (MULTIFD_FLAG_* in migration/multifd.h)."""
-
-    SYNC = 0x01
-    METHOD_MASK = 0x3E
-    DEVICE_STATE = 0x40
-
-
 # Items of the main channel, from their type byte on, and the messages of the return path
+TYPE: Final = ("type", Named("B", ItemType))
 FILE_HEADER: Final = Layout(("magic", "I"), ("version", "I"))
-CONFIGURATION: Final = Layout(("type", "B"), ("machine", "str32"))
-SUBSECTION: Final = Layout(("type", "B"), ("subsection", "str8"), ("version_id", "I"), ("data", "rest"))
+CONFIGURATION: Final = Layout(TYPE, ("machine", "str32"))
+SUBSECTION: Final = Layout(TYPE, ("subsection", "str8"), ("version_id", "I"), ("data", "rest"))
 ANNOUNCED: Final = Layout(
-    ("type", "B"), ("section_id", "I"), ("idstr", "str8"), ("instance_id", "I"), ("version_id", "I")
+    TYPE, ("section_id", "I"), ("idstr", "str8"), ("instance_id", "I"), ("version_id", "I")
 )
-CONTINUED: Final = Layout(("type", "B"), ("section_id", "I"))
+CONTINUED: Final = Layout(TYPE, ("section_id", "I"))
 FOOTER: Final = CONTINUED
-COMMAND_HEADER: Final = Layout(("type", "B"), ("command", "H"), ("length", "H"))
-VMDESCRIPTION: Final = Layout(("type", "B"), ("text", "str32"))
-RETURN_PATH_HEADER: Final = Layout(("message", "H"), ("length", "H"))
+COMMAND_HEADER: Final = Layout(TYPE, ("command", Named("H", Command)), ("length", "H"))
+VMDESCRIPTION: Final = Layout(TYPE, ("text", "str32"))
+RETURN_PATH_HEADER: Final = Layout(("message", Named("H", ReturnPathType)), ("length", "H"))
+RAM_WORD: Final = ("word", Named("Q", RamFlag))
+RAM_PAGE: Final = Tagged(
+    "page", Layout(RAM_WORD), Part(lambda word: not word & RamFlag.CONTINUE, Layout(("block", "str8")))
+)
 RAM_BLOCK: Final = Layout(("block", "str8"), ("length", "Q"))
-RECEIVED_BITMAP: Final = Layout(("size", "Q"), ("data", "rest"))
+RAM_BLOCK_PAGE_SIZE: Final = ("page_size", "Q")  # behind the length, in some modes; then the address
+RAM_BLOCK_ADDRESS: Final = ("address", "Q")
+RECEIVED_BITMAP: Final = Layout(("size", "Q"), ("data", Contents("size")), ("end", "Q"))
 
 SUBSECTION_PREFIX_CONFIGURATION: Final = b"configuration/"
 
@@ -282,6 +278,13 @@ class ColoMessageType(IntEnum):
     VMSTATE_SIZE = 4
     VMSTATE_RECEIVED = 5
     VMSTATE_LOADED = 6
+
+
+COLO_MESSAGE: Final = Tagged(
+    "ColoMessage",
+    Layout(("message", Named("I", ColoMessageType))),
+    Part(lambda number: number == ColoMessageType.VMSTATE_SIZE, Layout(("size", "Q"))),
+)
 
 
 DUMPED_MACHINE: Final = "vmschkmachine"

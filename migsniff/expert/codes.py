@@ -20,6 +20,11 @@ class Code(NamedTuple):
     text: str
 
 
+TOO_OLD_PERHAPS: Final = (
+    "{name}: incoming version_id {version} is too old for local minimum version_id, perhaps: the "
+    "destination's version is {local}"
+)
+
 CODES: Final[dict[str, Code]] = {
     # ------------------------------------------------------------ convergence.py
     "not-converging": Code(
@@ -177,6 +182,11 @@ CODES: Final[dict[str, Code]] = {
     "check-version": Code("error", "savevm: unsupported version {version} for '{name}' v{local}"),
     "check-version-old": Code(
         "error", "{name}: incoming version_id {version} is too old for local minimum version_id {local}"
+    ),
+    "check-version-lower": Code("note", TOO_OLD_PERHAPS),
+    "check-version-maybe": Code("warn", TOO_OLD_PERHAPS),
+    "check-version-misfit": Code(
+        "error", f"{TOO_OLD_PERHAPS}; if it loads that, Missing section footer for {{name}}: {{misfit}}"
     ),
     "check-subsection-version": Code(
         "error",

@@ -14,6 +14,9 @@ from migsniff.values.virtio import virtio_state
 MAX_IMAGE: Final = 1 << 18
 """Bytes of a state that are looked through while others wait: a device with 1024 queues has some 70 kB."""
 
+MAX_NAMES: Final = 64
+"""Of subsections, which are looked for: a device has at most ten, each once."""
+
 
 @rule("virtqueue-no-address")
 class Unplaced(Rule):
@@ -28,7 +31,7 @@ class Unplaced(Rule):
         """Take one section into account."""
         assert isinstance(event, DeviceSection)
         section = called(event)
-        if not isinstance(event.image, Field) or event.image.size > MAX_IMAGE:
+        if not isinstance(event.image, Field) or _too_large(event.image.raw):
             return
         if section in self._told or len(self._told) >= MAX_TOLD:
             return
@@ -50,6 +53,10 @@ class Unplaced(Rule):
                 )
                 yield replace(found, message=found.message + ASSUMED) if event.assumed else found
                 return
+
+
+def _too_large(raw: bytes) -> bool:
+    return len(raw) > MAX_IMAGE or raw.count(b"virtio/") > MAX_NAMES
 
 
 def index_field(queue: int) -> str:

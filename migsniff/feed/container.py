@@ -30,7 +30,8 @@ DIRECTIONS: Final[tuple[Direction, Direction]] = ("fwd", "rev")
 MAX_STORED: Final = 1 << 20  # bytes of one block: what a reader must hold at once
 MAX_OFFSET: Final = (1 << 63) - 1
 
-MANY_SPANS: Final = 400  # below it, slicing in Python is faster than numpy's dozens of calls
+SOME_SPANS: Final = 50  # below it, slicing in Python is faster than numpy's dozen of calls
+MANY_SPANS: Final = 1000  # from here on it pays to look for pieces of one length
 FEW_LENGTHS: Final = 8  # more different lengths than this among MANY_SPANS are as well sliced in Python
 SHORT_PIECE: Final = 64  # longer pieces are copied one by one
 
@@ -118,7 +119,7 @@ def gather(data: Data, base: int, omitted: "Spans") -> bytes:
     view = memoryview(data)
     if len(omitted) and (omitted[0][0] < base or omitted[-1][1] > base + len(view)):
         omitted = within(omitted, base, base + len(view))
-    if len(omitted) < MANY_SPANS:
+    if len(omitted) < SOME_SPANS:
         return _gather_few(view, base, omitted)
     if not isinstance(omitted, np.ndarray):
         omitted = np.fromiter(chain.from_iterable(omitted), np.uint64, 2 * len(omitted)).reshape(-1, 2)
@@ -145,7 +146,7 @@ def _gather_few(data: memoryview, base: int, omitted: "Spans") -> bytes:
 def _gather_many(data: memoryview, spans: "NDArray[np.int64]") -> bytes:
     """Page records leave many pieces of few lengths (8 bytes of a page's header, 11 of an XBZRLE record).
 
-    All pieces of one length are copied at once.
+    All pieces of one length are copied at once, or of fewer pieces all bytes one by one.
     """
     begins = np.zeros(len(spans) + 1, np.int64)
     begins[1:] = spans[:, 1]
@@ -155,6 +156,11 @@ def _gather_many(data: memoryview, spans: "NDArray[np.int64]") -> bytes:
     ends = lengths.cumsum()
     targets = ends - lengths
     total = int(ends[-1])
+    if len(spans) < MANY_SPANS:
+        if total > SHORT_PIECE * len(spans):
+            return _gather_few(data, 0, spans.astype(np.uint64))
+        positions = np.repeat(begins - targets, lengths) + np.arange(total)
+        return bytes(np.frombuffer(data, np.uint8)[positions])
     kept = bytearray(total)
     counts = np.bincount(np.minimum(lengths, SHORT_PIECE + 1), minlength=SHORT_PIECE + 2)
     short = counts[1:-1].nonzero()[0] + 1

@@ -139,7 +139,7 @@ RENAMED: Final = {
 }
 _FLAT: Final = {"counts", "facts"}
 _HEXADECIMAL: Final = {"evidence"}
-_NOT_NAMED: Final = {(DeviceSection, "fields"), (DescriptionFound, "text")}
+_NOT_NAMED: Final = {(DeviceSection, "fields"), (DeviceSection, "image"), (DescriptionFound, "text")}
 
 
 @cache

@@ -8,7 +8,6 @@ from migsniff.core.events import (
     LoosePages,
     MultifdHello,
     MultifdPacket,
-    PageCounts,
     RamSection,
 )
 from migsniff.show.words import name, number, several, wire, wires
@@ -38,14 +37,14 @@ class ChannelStats:
     device_state: int = 0
     blocks: dict[str, int] = field(default_factory=dict)
 
-    def count(self, block: str, counts: PageCounts) -> None:
+    def count(self, block: str, normal: int, zero: int, other: int = 0) -> None:
         """Pages of a block have come."""
-        self.normal += counts.normal
-        self.zero += counts.zero
-        self.other += counts.xbzrle + counts.compressed
-        if counts.pages:
+        self.normal += normal
+        self.zero += zero
+        self.other += other
+        if pages := normal + zero + other:
             block = block if block in self.blocks or len(self.blocks) < MAX_BLOCKS else OTHERS
-            self.blocks[block] = self.blocks.get(block, 0) + counts.pages
+            self.blocks[block] = self.blocks.get(block, 0) + pages
 
 
 @dataclass(slots=True)
@@ -67,20 +66,22 @@ class ChannelBalance:
     def update(self, event: Event) -> None:
         """Take one event into account."""
         match event:
-            case MultifdHello():
-                self._channel(event, multifd=True)
-            case MultifdPacket():
+            case MultifdPacket():  # first: they come by the thousand
                 if channel := self._channel(event, multifd=True):
                     channel.packets += 1
-                    channel.count(event.block, PageCounts(normal=event.normal, zero=event.zero))
+                    channel.count(event.block, event.normal, event.zero)
                     if event.method == DEVICE_STATE:
                         channel.device_state += event.data_size
                 if event.method == DEVICE_STATE:
                     self._device(f"{event.block}/{event.packet_num}", event.data_size)
+            case MultifdHello():
+                self._channel(event, multifd=True)
             case RamSection() | LoosePages() if event.counts.pages:
                 if channel := self._channel(event, multifd=False):
                     for part in event.blocks:
-                        channel.count(part.block, part.counts)
+                        counts = part.counts
+                        other = counts.xbzrle + counts.compressed
+                        channel.count(part.block, counts.normal, counts.zero, other)
         if event.direction == "fwd" and (known := self.by_name.get(event.channel)):
             known.bytes = max(known.bytes, event.offset + event.size)
 

@@ -59,6 +59,8 @@ class ColumnsLog:
     `sections` and `wanted`: see `selected`.
     """
 
+    ignores: Final[tuple[type[Event], ...]] = UNLISTED
+
     def __init__(
         self,
         write: Callable[[str], None],
@@ -80,7 +82,7 @@ class ColumnsLog:
     def show(self, migration: str, time: int, event: Event) -> None:
         """Write the line of one event; runs of pages have none."""
         self._header()
-        if isinstance(event, UNLISTED) or not selected(self._sections, event):
+        if isinstance(event, self.ignores) or not selected(self._sections, event):
             return
         if self._wanted is not None and not self._wanted(migration, time, event):
             return

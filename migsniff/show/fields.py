@@ -120,7 +120,7 @@ def _value(field: Field) -> str:
     value = field.value
     if field.type == "timer":
         return _timers(value) if isinstance(value, tuple) else _timer(value)
-    if field.type == "unused_buffer" and not any(field.raw):
+    if field.type == "unused_buffer" and _zero(field.raw):
         return "unused, all zero"
     if field.type == "nullptr":
         return "NULL"
@@ -172,8 +172,12 @@ def _array(values: tuple[object, ...]) -> str:
 
 
 def _raw(raw: bytes) -> str:
-    if not any(raw):
+    if _zero(raw):
         return f"{len(raw)} bytes, all zero"
     if len(raw) <= RAW_BYTES_SHOWN:
         return raw.hex()
     return f"{raw[:RAW_BYTES_SHOWN].hex()}... ({len(raw)} bytes)"
+
+
+def _zero(raw: bytes) -> bool:
+    return raw.count(0) == len(raw)

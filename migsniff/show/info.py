@@ -105,9 +105,13 @@ def totals(stats: MigrationStats) -> list[tuple[str, str]]:
     for idstr, size in list(stats.live_sections.items())[:8]:
         rows.append((f"Section {name(idstr)}", wire(size)))
     if stats.devices:
-        exact = f"{stats.exact_devices} exact" if stats.exact_devices else "provisional"
+        read = "provisional"
+        if stats.exact_devices:
+            read = f"{stats.exact_devices} exact"
+        elif stats.assumed_devices:
+            read += f", {stats.assumed_devices} of them assumed"
         rows.append(
-            ("Device state", f"{stats.device_bytes} bytes of {several(stats.devices, 'device')}, {exact}")
+            ("Device state", f"{stats.device_bytes} bytes of {several(stats.devices, 'device')}, {read}")
         )
     if stats.discarded:
         rows.append(("Discarded", several(stats.discarded, "page")))

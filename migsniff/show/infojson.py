@@ -42,6 +42,7 @@ def info_dict(stats: MigrationStats, facts: Mapping[str, object]) -> dict[str, o
         "devices": {
             "count": stats.devices,
             "exact": stats.exact_devices,
+            "assumed": stats.assumed_devices,
             "bytes": stats.device_bytes,
             "largest": [_device(device) for device in sorted(stats.largest_devices, reverse=True)],
             "last": [_device(device) for device in list(stats.last_devices)],

@@ -1,19 +1,19 @@
 """The log: records in the wanted format, on their way to a file descriptor, up to where it was to stop."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
 from migsniff.core.events import DeviceSection, Event, Verdict
 from migsniff.filter.compile import Column, Filter
+from migsniff.show.aside import Aside
 from migsniff.show.columns import ColumnsLog, Layout
 from migsniff.show.json import JsonLog
 from migsniff.show.output import Output
 from migsniff.show.select import selected
 from migsniff.show.text import TextLog
 from migsniff.values.explain import Explainer
-from migsniff.values.large import limited
 
 if TYPE_CHECKING:
     from migsniff.statistics.table import Table
@@ -61,19 +61,23 @@ class LogOptions:
 class Log:
     """A show sink that writes the log to `target`.
 
-    `blocking`: a slow reader is waited for, as when a file is read; otherwise others wait: of a very large
-    section not all fields are shown, and a slow reader's records are dropped and counted, all but the
-    verdicts. `wants_no_more` is true once nobody reads any more, or what was asked for has been written.
+    `blocking`: a slow reader is waited for, as when a file is read; otherwise others wait: records are made
+    in a thread of its own, of a very large section not all fields are shown, and a slow reader's records are
+    dropped and counted, all but the verdicts. A bug in that thread goes to `report`. `wants_no_more` is true
+    once nobody reads any more, or what was asked for has been written.
     """
 
-    def __init__(self, options: LogOptions, target: int, *, blocking: bool) -> None:
+    def __init__(
+        self,
+        options: LogOptions,
+        target: int,
+        *,
+        blocking: bool,
+        report: Callable[[str], None] | None = None,
+    ) -> None:
         self._options = options
-        self._left = options.count
         self._full = False
-        self._kept = False  # what is being written must not be dropped
         self._read: dict[tuple[str, str, str], int] = {}
-        self._explainer = Explainer()
-        self._all_fields = blocking  # otherwise others wait: see values/large.py
         self._text: TextLog | None = None
         self._sink: TextLog | JsonLog | ColumnsLog
         if options.format == "text":
@@ -106,26 +110,51 @@ class Log:
         self._output = Output(
             target, flush_each=options.flush_each, blocking=blocking, dropped=self._sink.dropped
         )
+        # what is below is the business of the thread that makes the records
+        self._explainer = Explainer()
+        self._left = options.count
+        self._enough = False  # so many have been written
+        self._kept = False  # what is being written must not be dropped
+        self._aside: Aside | None = None
+        if not blocking:
+            self._aside = Aside(
+                "migsniff-records",
+                self._show,
+                lost=self._output.lose,
+                report=report,
+                at_once=options.flush_each,
+            )
+
+    @property
+    def ignores(self) -> tuple[type[Event], ...]:
+        """Types of events that make no difference here."""
+        ends = self._options.duration is not None or self._options.size is not None
+        return () if ends else self._sink.ignores
 
     @property
     def wants_no_more(self) -> bool:
         """Whether further records would go nowhere."""
-        return self._full or self._output.closed
+        return self._full or self._enough or self._output.closed
 
     @property
     def error(self) -> OSError | None:
         """What ended the log, if it was neither its end nor a reader that left."""
         return self._output.error
 
+    @property
+    def failed(self) -> str | None:
+        """The bug of ours for which a record is missing, if one is."""
+        return None if self._aside is None else self._aside.failed
+
     def begins(self, migration: str, start_time: datetime | None) -> None:
         """Time 0 of a migration, for absolute times."""
         if self._text is not None and start_time is not None:
-            self._text.begins(migration, start_time)
+            self._do(self._text.begins, migration, start_time)
 
     def several(self) -> None:
         """There is more than one migration: from here on lines say whose they are."""
         if self._text is not None:
-            self._text.prefix = True
+            self._do(setattr, self._text, "prefix", True)
 
     def show(self, migration: str, time: int, event: Event) -> None:
         """Write the record of one event."""
@@ -136,28 +165,51 @@ class Log:
             stream = migration, event.channel, event.direction
             self._read[stream] = max(self._read.get(stream, 0), event.offset + event.size)
             self._full = self._full or sum(self._read.values()) > options.size
-        if not self.wants_no_more and not options.quiet:
-            self._kept = isinstance(event, Verdict)
-            if isinstance(event, DeviceSection) and options.fields and selected(options.sections, event):
-                section = event if self._all_fields else limited(event)
-                event = self._explainer.explained(migration, section)
-            else:
-                self._explainer.learn(migration, event)
-            self._sink.show(migration, time, event)
+        if self.wants_no_more or options.quiet or isinstance(event, self._sink.ignores):
+            return
+        if self._aside is None:
+            self._show(migration, time, event)
+        else:
+            self._aside.show(migration, time, event)
 
     def tables(self, migration: str, tables: "Sequence[Table]") -> None:
         """Write statistics of a migration."""
+        self._do(self._tables, migration, tables)
+
+    def close(self) -> None:
+        """End the log, and write what waits."""
+        self._do(self._sink.close)
+        if self._aside is not None:
+            self._aside.close()
+        self._output.close()
+
+    def _do(self, call: Callable[..., None], *arguments: object) -> None:
+        """Do something in its turn among the records."""
+        if self._aside is None:
+            call(*arguments)
+        else:
+            self._aside.do(call, *arguments)
+
+    # ------------------------------------------------------------ what is done in the thread
+
+    def _show(self, migration: str, time: int, event: Event) -> None:
+        options = self._options
+        if self._enough or self._output.closed:
+            return
+        self._kept = isinstance(event, Verdict)
+        if isinstance(event, DeviceSection) and options.fields and selected(options.sections, event):
+            event = self._explainer.explained(migration, event)
+        else:
+            self._explainer.learn(migration, event)
+        self._sink.show(migration, time, event)
+
+    def _tables(self, migration: str, tables: "Sequence[Table]") -> None:
         self._kept, self._left = True, None
         for table in tables:
             if isinstance(self._sink, JsonLog):
                 self._sink.extra(table.to_dict(migration))
             else:
                 self._write(f"\n{table.text(migration)}")
-
-    def close(self) -> None:
-        """End the log, and write what waits."""
-        self._sink.close()
-        self._output.close()
 
     def _write(self, text: str) -> None:
         if self._kept:
@@ -166,4 +218,4 @@ class Log:
             self._output.write(text)
         if self._left is not None:
             self._left -= 1
-            self._full = self._left <= 0
+            self._enough = self._left <= 0

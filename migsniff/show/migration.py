@@ -98,6 +98,7 @@ class MigrationStats:
         self.devices = 0
         self.device_bytes = 0
         self.exact_devices = 0
+        self.assumed_devices = 0
         self.last_devices: deque[DeviceStats] = deque(maxlen=LAST_DEVICES)
         self.largest_devices: list[DeviceStats] = []
         self.tls: TlsDirections = {}
@@ -151,8 +152,11 @@ class MigrationStats:
     def update(self, time: int, event: Event) -> None:
         """Take one event into account."""
         self._advance(time, event.channel, event.direction, event.offset + event.size)
-        self.faults.update(time, event)
         self.channels.update(event)
+        if isinstance(event, MultifdPacket):  # they come by the thousand, and tell nothing else
+            self._packet(event)
+            return
+        self.faults.update(time, event)
         self.phase = self.recovery.update(event) or self.phase
         match event:
             case RamSection():
@@ -163,12 +167,6 @@ class MigrationStats:
                 self._section(time, event)
             case DirtySync():
                 self._dirty_sync(time, event)
-            case MultifdPacket() if event.method != DEVICE_STATE:
-                pages = PageCounts(
-                    normal=event.normal, zero=event.zero, bytes=event.size, resent=event.resent
-                )
-                self._count(event.block, pages)
-                self.counts = add(self.counts, pages)
             case CommandSent():
                 self._command(time, event)
             case ReturnPathMessage():
@@ -211,6 +209,12 @@ class MigrationStats:
         self._section(time, event)
         if event.section_type != "END" and not self.postcopy:
             self.phase = f"iteration {event.iteration}"
+
+    def _packet(self, event: MultifdPacket) -> None:
+        if event.method != DEVICE_STATE:
+            pages = PageCounts(normal=event.normal, zero=event.zero, bytes=event.size, resent=event.resent)
+            self.counts = add(self.counts, pages)
+            self._count(event.block, pages)
 
     def _pages(self, event: RamSection | LoosePages) -> None:
         self.counts = add(self.counts, event.counts)
@@ -263,6 +267,8 @@ class MigrationStats:
         seen_before = event.offset < self._last_device_end
         if not event.provisional:
             self.exact_devices += 1
+        elif event.assumed:
+            self.assumed_devices += 1
         if seen_before:
             if event.corrects is not None:
                 self.device_bytes += event.size - event.corrects

@@ -68,6 +68,11 @@ class Output:
             self._report_lost(self._records)
             self._hand_over(text)
 
+    def lose(self, count: int) -> None:
+        """So many records are missing here, because whoever makes them came too late."""
+        with self._changed:
+            self._lost += count
+
     def close(self, timeout: float = 2.0) -> bool:
         """Write what waits, for at most `timeout` seconds; tells whether all of it was written."""
         with self._changed:

@@ -123,6 +123,7 @@ class TextLog:
         self._wanted = wanted
         self._each = verbose or wanted is not None  # also packets and page faults one by one
         self._twice = self._each or sections is not None  # also devices that are exactly as they were shown
+        self.ignores: tuple[type[Event], ...] = UNLISTED if self._each else (*UNLISTED, MultifdPacket)
         self.prefix = prefix
         self._past: dict[str, _Past] = {}
 
@@ -132,7 +133,7 @@ class TextLog:
 
     def show(self, migration: str, time: int, event: Event) -> None:
         """Write the record of one event; runs of pages have no line."""
-        if isinstance(event, UNLISTED) or (isinstance(event, MultifdPacket) and not self._each):
+        if isinstance(event, self.ignores):
             return
         past = self._past.get(migration)
         if past is None:

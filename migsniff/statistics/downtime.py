@@ -141,8 +141,8 @@ class Downtime(Statistic):
             )
             before = step.time
         sign = downtime[1] if downtime else "the end: no sign that the guest runs again"
-        measured = f"{total / 1e3:.3f} ms, from the switchover to {sign}"
-        title = f"Downtime: none, since it failed; {measured}" if failed else f"Downtime {measured}"
+        length = f"{total / 1e3:.3f} ms, from the switchover to {sign}"
+        title = f"Downtime: none, since it failed; {length}" if failed else f"Downtime {length}"
         heard = seconds(max(0, switchover - (stats.heard_before or 0)))
         earlier = f"{heard} before the switchover guest memory still came: {EARLIER}"
         return Table("downtime", title, COLUMNS, rows, (earlier, *NOTES))

@@ -16,18 +16,37 @@ to be what is read later.
 """
 MAX_BYTES: Final = 1 << 22
 """Bytes that these may have (real ones: up to the 2 MB of a spapr_iommu)."""
+FIELD_COST: Final = 1 << 8
+BYTE_COST: Final = 1 << 4
+"""What a field and a byte of one take in memory: an array has its bytes, and an object for each value."""
 LEFT_OUT: Final = "omitted"
 """Type of the Field that stands for what was left out."""
 
 
 def many(fields: Sequence[Field]) -> bool:
-    """Whether there are more than MAX_FIELDS, which is all that is counted."""
+    """Whether there are more than MAX_FIELDS."""
+    return _counted(fields) > MAX_FIELDS
+
+
+def large(section: DeviceSection) -> bool:
+    """Whether it may have more than is shown live."""
+    # a byte may stand in a field, and in the group around it
+    return 2 * section.size > MAX_BYTES or many(section.fields)
+
+
+def cost(section: DeviceSection) -> int:
+    """The bytes of memory, about, that a limited section takes."""
+    return _counted(section.fields) * FIELD_COST + min(section.size, MAX_BYTES) * BYTE_COST
+
+
+def _counted(fields: Sequence[Field]) -> int:
+    """How many there are; once that is more than MAX_FIELDS, some."""
     count, waiting = 0, [fields]
     while waiting and count <= MAX_FIELDS:
         some = waiting.pop()
         count += len(some)
         waiting += [one.children for one in some if one.children]
-    return count > MAX_FIELDS
+    return count
 
 
 def limited(section: DeviceSection) -> DeviceSection:
@@ -39,14 +58,23 @@ def limited(section: DeviceSection) -> DeviceSection:
     fields = room.taken(section.fields)
     if fields is section.fields:
         return section
-    note = Field(
+    note = _note(section, f"what is beyond {MAX_FIELDS} fields or {MAX_BYTES} bytes")
+    return replace(section, fields=(*fields, note))
+
+
+def bare(section: DeviceSection) -> DeviceSection:
+    """The section without its fields, for when those of others wait; one more Field says so."""
+    return replace(section, fields=(_note(section, "all fields, because those of other sections wait"),))
+
+
+def _note(section: DeviceSection, what: str) -> Field:
+    return Field(
         name="left out",
         type=LEFT_OUT,
         offset=section.offset + section.size,
         size=0,
-        meaning=f"what is beyond {MAX_FIELDS} fields or {MAX_BYTES} bytes; migsniff read shows all",
+        meaning=f"{what}; migsniff read shows all",
     )
-    return replace(section, fields=(*fields, note))
 
 
 class _Room:

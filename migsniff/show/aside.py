@@ -1,0 +1,114 @@
+"""A thread in which records are made aside: what takes long there delays no caller."""
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from migsniff.core.events import DescriptionFound, DeviceSection, Event, Verdict
+from migsniff.values.large import bare, cost, large, limited
+
+LIMIT: Final = 128 << 20
+"""About as many bytes may wait: the fields of a pseries, which come all at once, are a third of that."""
+ENTRY_COST: Final = 1 << 10
+GATHER_SECONDS: Final = 0.02
+"""How long events are gathered before their records are made, unless each is to be flushed."""
+CLOSING: Final = 5.0  # seconds for what waits
+
+Show = Callable[[str, int, Event], None]
+
+
+class Aside:
+    """Calls `show` with events, and other functions, in a thread of its own, in the order in which they came.
+
+    About `limit` bytes may wait, and as many beside for what is no device state: fields that are more come
+    without (values/large.py); events that are more are counted, and in their place comes `lost(count)`;
+    verdicts never are.
+    What fails there is a bug of ours and told to `report`, the first time.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        show: Show,
+        *,
+        lost: Callable[[int], None],
+        report: Callable[[str], None] | None = None,
+        at_once: bool = False,
+        limit: int = LIMIT,
+    ) -> None:
+        self.failed: str | None = None
+        self._show = show
+        self._lost = lost
+        self._report = report
+        self._missing = 0
+        self._limit = limit
+        self._things: deque[tuple[int, Callable[..., None], tuple[object, ...]]] = deque()
+        self._queued = 0  # written by the callers' thread alone, as `_done` by the other
+        self._done = 0
+        self._pause = 0.0 if at_once else GATHER_SECONDS
+        self._wake = threading.Event()
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def show(self, migration: str, time: int, event: Event) -> None:
+        """Have the record of an event made."""
+        room = self._limit - (self._queued - self._done)
+        holds = len(event.text) if isinstance(event, DescriptionFound) else 0
+        if isinstance(event, DeviceSection) and event.fields:
+            event = limited(event) if large(event) else event
+            holds = cost(event)
+            if holds > room:
+                event, holds = bare(event), 0
+        # room that large sections have taken does not keep out small events
+        if room < -self._limit and not isinstance(event, Verdict):
+            self._missing += 1
+        else:
+            self._put(holds, self._show, (migration, time, event))
+
+    def do(self, call: Callable[..., None], *arguments: object) -> None:
+        """Have something done in its turn; it is never left out."""
+        self._put(0, call, arguments)
+
+    def close(self, timeout: float = CLOSING) -> bool:
+        """Do what waits, for at most so many seconds; tells whether all of it was done."""
+        self._ending.set()
+        self._wake.set()
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def _put(self, holds: int, call: Callable[..., None], arguments: tuple[object, ...]) -> None:
+        if self._missing:
+            missing, self._missing = self._missing, 0
+            self._put(0, self._lost, (missing,))
+        if self._ending.is_set():
+            return
+        self._queued += holds + ENTRY_COST
+        self._things.append((holds + ENTRY_COST, call, arguments))
+        if not self._wake.is_set():
+            self._wake.set()
+
+    def _run(self) -> None:
+        while not self._ending.is_set() or self._things:
+            self._wake.wait()
+            if self._pause:
+                self._ending.wait(self._pause)
+            self._wake.clear()
+            while self._things:
+                holds, call, arguments = self._things.popleft()
+                self._try(call, arguments)
+                del arguments  # an event may be large
+                self._done += holds
+
+    def _try(self, call: Callable[..., None], arguments: tuple[object, ...]) -> None:
+        try:
+            call(*arguments)
+        except Exception as bug:
+            if self.failed is None:
+                self.failed = f"{type(bug).__name__}: {bug}"
+                if self._report is not None:
+                    self._report(
+                        f"a record could not be shown ({self.failed}): a bug, please report it; "
+                        "the forwarding is not touched"
+                    )

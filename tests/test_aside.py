@@ -1,0 +1,144 @@
+"""Records made aside: whatever takes long there holds up no caller, and what cannot wait is told."""
+
+import json
+import threading
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from migsniff.core.events import DescriptionFound, DeviceSection, Event, Field, Verdict
+from migsniff.show.aside import ENTRY_COST, LIMIT, Aside
+from migsniff.show.log import Log, LogOptions
+from migsniff.values import explain as explaining
+from migsniff.values.large import LEFT_OUT, cost
+from tests.synthetic import PRECOPY, device
+
+WAIT = 20
+
+VERDICT = next(event for _, event in PRECOPY if isinstance(event, Verdict))
+
+
+def section(fields: int) -> DeviceSection:
+    return device(0, 4 * fields, "cpu", fields=tuple(Field("f", "uint32", 0, 4) for _ in range(fields)))
+
+
+class Shown:
+    """What an Aside shows, once it is `released`."""
+
+    def __init__(self, limit: int = LIMIT) -> None:
+        self.found: list[object] = []
+        self.threads: set[int] = set()
+        self.reports: list[str] = []
+        self.released = threading.Event()
+        self.aside = Aside("test", self.show, lost=self.found.append, report=self.reports.append, limit=limit)
+
+    def show(self, migration: str, time: int, event: Event) -> None:
+        assert self.released.wait(WAIT)
+        self.threads.add(threading.get_ident())
+        self.found.append(event)
+
+    def all(self) -> list[object]:
+        self.released.set()
+        assert self.aside.close(WAIT)
+        return self.found
+
+
+def test_all_is_done_in_order_in_another_thread() -> None:
+    shown = Shown()
+    events = [event for _, event in PRECOPY] * 100
+    for number, event in enumerate(events):
+        if number == 50:
+            shown.aside.do(shown.found.append, "here")
+        shown.aside.show("m", 0, event)
+    assert shown.found == []
+    assert shown.all() == [*events[:50], "here", *events[50:]]
+    assert threading.get_ident() not in shown.threads
+
+
+def test_what_cannot_wait_is_counted_where_it_is_missing() -> None:
+    shown = Shown(limit=10 * ENTRY_COST)
+    for _ in range(100):
+        shown.aside.show("m", 0, section(0))
+    shown.aside.show("m", 0, VERDICT)
+    shown.aside.do(shown.found.append, "end")
+    *kept, missing, verdict, end = shown.all()
+    assert isinstance(missing, int)
+    assert len(kept) + missing == 100
+    assert 20 <= len(kept) <= 22
+    assert (verdict, end) == (VERDICT, "end")
+
+
+def test_descriptions_count_for_what_they_hold() -> None:
+    found = next(event for _, event in PRECOPY if isinstance(event, DescriptionFound))
+    shown = Shown(limit=1 << 20)
+    for _ in range(100):
+        shown.aside.show("m", 0, replace(found, text=bytes(1 << 18)))
+    shown.aside.show("m", 0, VERDICT)
+    *kept, missing, _ = shown.all()
+    assert len(kept) == 8
+    assert missing == 92
+
+
+def test_fields_that_cannot_wait_are_left_out() -> None:
+    one = section(1000)
+    shown = Shown(limit=3 * cost(one) + 20 * ENTRY_COST)
+    for _ in range(10):
+        shown.aside.show("m", 0, one)
+    found = shown.all()
+    assert found[:3] == [one] * 3
+    assert len(found) == 10
+    for bare in found[3:]:
+        assert isinstance(bare, DeviceSection)
+        assert [field.type for field in bare.fields] == [LEFT_OUT]
+        assert (bare.idstr, bare.size) == (one.idstr, one.size)
+
+
+def test_a_bug_is_told_once_and_the_rest_is_shown() -> None:
+    shown = Shown()
+    for _ in range(2):
+        shown.aside.do(lambda: [][1])
+    shown.aside.show("m", 0, VERDICT)
+    assert shown.all() == [VERDICT]
+    (told,) = shown.reports
+    assert "IndexError" in told
+    assert "bug" in told
+    assert shown.aside.failed is not None
+
+
+def test_close_does_not_wait_for_ever() -> None:
+    shown = Shown()
+    shown.aside.show("m", 0, VERDICT)
+    assert not shown.aside.close(0.05)
+    shown.released.set()
+    assert shown.aside.close(WAIT)
+
+
+@pytest.mark.parametrize("format", ["text", "json"])
+def test_a_section_that_takes_long_holds_up_no_caller(
+    format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released = threading.Event()
+    explain = explaining.explain
+
+    def slow(event: DeviceSection, *args: object) -> DeviceSection:
+        assert released.wait(WAIT)
+        return explain(event, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(explaining, "explain", slow)
+    path = tmp_path / "log"
+    options = LogOptions(format=format, verbose=True)  # type: ignore[arg-type]
+    with path.open("wb") as file:
+        live = Log(options, file.fileno(), blocking=False)
+        for time, event in [(0, section(3)), *PRECOPY]:
+            live.show("m", time, event)  # in this thread it would never return
+        released.set()
+        live.close()
+    text = path.read_text()
+    with path.open("wb") as file:
+        log = Log(options, file.fileno(), blocking=True)
+        for time, event in [(0, section(3)), *PRECOPY]:
+            log.show("m", time, event)
+        log.close()
+    assert text == path.read_text()
+    assert format == "text" or len(json.loads(text)) > len(PRECOPY) // 2

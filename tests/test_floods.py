@@ -1,0 +1,95 @@
+"""Floods of small records: decoding takes turns with others, and can be ended at any time."""
+
+import json
+import signal
+import socket
+import struct
+import time
+from pathlib import Path
+
+import pytest
+
+from migsniff.cli import main
+from migsniff.core.arrivals import Chunk
+from migsniff.core.events import BREATH
+from migsniff.core.session import Session
+from migsniff.core.wire import ItemType
+from tests.catalogue import SMALL_BLOCKS, SMALL_HEAD, page
+from tests.qemu import poll
+from tests.relays import Proxy
+from tests.streams import FLUSH, ram_part, ram_start, section, xbzrle, zero
+from tests.test_bombs_proxy import Sink
+
+
+def live(idstr: bytes, begun: bytes = b"", *, version: int = 1) -> bytes:
+    """A stream in the middle of the START of a live section."""
+    return SMALL_HEAD + section(ItemType.SECTION_START, 3, begun, idstr, version=version, footer=False)
+
+
+HEAD = SMALL_HEAD + ram_start(SMALL_BLOCKS)
+PART = b"\x02" + struct.pack(">I", 2)
+PAGES = HEAD + PART + page(0, b"ram")
+FLOODS: dict[str, tuple[bytes, bytes]] = {
+    "one page again and again, as deltas": (PAGES, xbzrle(0, None, b"")),
+    "one page again and again, as zeros": (PAGES, zero(0)),
+    "one page again and again, with its block": (PAGES, zero(0, b"ram")),
+    "MULTIFD_FLUSH": (PAGES, FLUSH),
+    "progress of block migration": (live(b"block"), struct.pack(">Q", 0x204)),
+    "chunks of dirty bitmaps": (live(b"dirty-bitmap"), b"\x40" + bytes(12 + 8)),
+    "storage attributes": (live(b"s390-storage_attributes", version=0), struct.pack(">QQ", 2, 0)),
+    "device memory": (live(b"x/vfio"), struct.pack(">QQ", 0xFFFFFFFFEF100004, 0)),
+    "a hash page table": (live(b"spapr/htab", bytes(4)), struct.pack(">IHH", 1, 0, 0)),
+    "TLS records": (b"", b"\x16\3\3\0\0"),
+}
+"""What stands before, and what comes again and again."""
+COUNT = 20_000
+MOST = 1024  # records that may be decoded in one go: a few milliseconds
+
+
+@pytest.mark.parametrize("name", FLOODS)
+def test_decoding_takes_turns(name: str) -> None:
+    """Without an event, BREATH comes; and never if nobody has asked for it."""
+    head, record = FLOODS[name]
+    data = head + record * COUNT
+    for breathe in (True, False):
+        session = Session(breathe=breathe)
+        events = [*session.feed(Chunk(0, 0, "fwd", head, len(head)))] if head else []
+        before = len(events)
+        events += session.feed(Chunk(0, 0, "fwd", data[len(head) :], len(data)))
+        assert not [event for event in events if hasattr(event, "code")], events[-1]
+        breaths = sum(event is BREATH for event in events[before:])
+        assert breaths >= COUNT // MOST - 1 if breathe else not breaths
+
+
+ENDLESS = HEAD + ram_part(page(0, b"ram")) + ram_part(xbzrle(0, None, b"")) * 150_000
+"""Each section of 37 bytes ends a pass: to decode this takes half a minute, to forward it a moment."""
+
+
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+def test_a_second_signal_ends_what_is_still_to_be_decoded(loop: str, tmp_path: Path) -> None:
+    """Meanwhile others are forwarded; what was left out is said, and the capture is one."""
+    sink = Sink()
+    with Proxy(tmp_path, sink.where, "--loop", loop) as proxy:
+        host, port = proxy.where.rsplit(":", 1)
+        with socket.create_connection((host, int(port)), 20) as source:
+            source.sendall(ENDLESS)
+        assert sink.has([ENDLESS])
+        began = time.monotonic()
+        with socket.create_connection((host, int(port)), 20) as other:
+            other.sendall(b"GET / HTTP/1.1")
+            assert poll(lambda: len(sink.found) == 2 and sink.found[1][0] == 14)
+        assert time.monotonic() - began < 2
+        proxy.process.send_signal(signal.SIGINT)
+        assert poll(lambda: "a second signal ends it now" in proxy.messages)
+        time.sleep(0.4)
+        began = time.monotonic()
+        proxy.process.send_signal(signal.SIGINT)
+        assert proxy.process.wait(20) == 1
+        assert time.monotonic() - began < 4  # half a second for decoding, the rest for a busy machine
+    assert "bytes that had come were not decoded; decoded up to offset" in proxy.messages
+    sink.close()
+    last = proxy.verdicts(2)[-1]
+    assert last["outcome"] == "undecodable"
+    for capture in (tmp_path / "captures").iterdir():
+        assert json.loads((capture / "manifest.json").read_text())["complete"]
+        assert main(["read", str(capture), "-T", "ndjson"]) == 1
