@@ -50,13 +50,18 @@ SECTIONS = {"virtio-serial": "virtio-console"}
 
 
 def in_use(qemu: Qemu) -> bool:
-    """The firmware drives a device: the disk, or a legacy network card, as it does not know legacy disks."""
+    """The firmware drives a device: the disk, or a legacy network card, as it does not know legacy disks.
+
+    Then the guest is stopped: the firmware soon goes on to another device.
+    """
+    qemu.execute("stop")
     for device in qemu.execute("x-query-virtio"):
         status = qemu.execute("x-query-virtio-status", path=device["path"])
         driven = any(words.startswith("VIRTIO_CONFIG_S_DRIVER_OK") for words in status["status"]["statuses"])
         modern = "VIRTIO_F_VERSION_1" in names(status["host-features"]["transports"])
         if driven and (device["name"] == "virtio-blk" or not modern):
             return True
+    qemu.execute("cont")
     return False
 
 
