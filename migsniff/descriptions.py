@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +21,7 @@ from migsniff.core.events import (
     Verdict,
 )
 from migsniff.feed.descriptions import Descriptions
-from migsniff.feed.descriptionstore import Described, Entry, MachineFile, Store, sound
+from migsniff.feed.descriptionstore import PER_SECTION, Described, Entry, MachineFile, Store, sound
 from migsniff.show.words import escape, name, several
 
 if TYPE_CHECKING:
@@ -155,7 +156,10 @@ def _add(store: Store, options: argparse.Namespace) -> int:
         raise UsageError(f"{escape(options.file)} does not say of which machine type it is: give --machine")
     entries = [entry for entry in found.entries if sound(entry)]
     fresh = store.add(machine, entries)
-    print(f"{_machine_name(machine)}: {several(len(entries), 'description')}, {fresh} of them new")
+    different = {(entry.key, bytes(entry.device)) for entry in entries}  # a file may have one twice
+    beyond = sum(max(0, count - PER_SECTION) for count in Counter(key for key, _ in different).values())
+    more = f"; {beyond} not kept, beyond {PER_SECTION} for a section" if beyond else ""
+    print(f"{_machine_name(machine)}: {several(len(different), 'description')}, {fresh} of them new{more}")
     return 0
 
 
@@ -181,7 +185,8 @@ def _damaged(store: Store) -> int:
     if not store.damaged:
         return 0
     names = ", ".join(escape(one) for one in store.damaged[:3])
-    complain(f"{several(len(store.damaged), 'file')} in {store.folder} cannot be read: {names}")
+    more = f"; {several(store.beyond, 'more file')} there were not looked at" if store.beyond else ""
+    complain(f"{several(len(store.damaged), 'file')} in {store.folder} cannot be read: {names}{more}")
     return 1
 
 

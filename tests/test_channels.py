@@ -96,6 +96,13 @@ def test_table() -> None:
     assert balance(*UNEVEN, main).rows(2)[2] == "(2 others)        4.00 MB  100%       3       5       7"
 
 
+def test_info_shows_16_channels_beside_the_main_one(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", "--descriptions", "none", str(SAMPLES / "x86-100-multifd-16")]) == 0
+    table = capfd.readouterr().out.partition("channel  ")[2]
+    assert all(f"multifd-{number} " in table for number in range(16))
+    assert "others)" not in table.partition("the multifd channel")[0]
+
+
 def test_one_line() -> None:
     assert balance(*UNEVEN).text() == "multifd 2 channels: 3.00 1.00 MB, most 1.50 of mean"
     many = balance(*(packet(f"multifd-{n}", 4_300_000) for n in range(16)))

@@ -23,7 +23,15 @@ from migsniff.core.session import Session
 from migsniff.descriptions import Learning, default_folder, open_store
 from migsniff.feed import descriptionstore
 from migsniff.feed.descriptions import Descriptions
-from migsniff.feed.descriptionstore import Described, Entry, Store, entries_of, file_name
+from migsniff.feed.descriptionstore import (
+    MAX_MACHINES,
+    PER_SECTION,
+    Described,
+    Entry,
+    Store,
+    entries_of,
+    file_name,
+)
 from tests import rawsamples, streams
 from tests.catalogue import SMALL, SMALL_BLOCKS, SMALL_HEAD
 from tests.playing import arrivals, decode, of, precopy
@@ -371,10 +379,51 @@ class TestCommand:
             assert capfd.readouterr().out.count("provisional, assumed (from ") == count
         assert main(["descriptions", "add", capture]) == 0
         assert capfd.readouterr().out == "pc-i440fx-10.0: 31 descriptions, 31 of them new\n"
+        assert main(["descriptions", "add", capture]) == 0
+        assert capfd.readouterr().out == "pc-i440fx-10.0: 31 descriptions, 0 of them new\n"
         assert main(["descriptions", "add", str(text)]) == 2
         assert main(["descriptions", "add", "--machine", "pc-i440fx-10.0", str(text)]) == 0
         assert main(["descriptions", "add", postcopy]) == 1
         assert "holds no description" in capfd.readouterr().err
+
+    def test_what_is_added_is_what_is_listed(self, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+        """Of one section no more than PER_SECTION are kept: what a file has beyond that is not new."""
+        fields = [{"field": f"f{n}", "version_id": 0, "field_exists": False, "size": 4} for n in range(9)]
+        devices = {
+            f"device{n}": {
+                "Name": f"device{n}",
+                "version_id": 1,
+                "minimum_version_id": 1,
+                "Description": {
+                    "name": "same",
+                    "version_id": 1,
+                    "minimum_version_id": 1,
+                    "Fields": fields[: n + 1],
+                },
+            }
+            for n in range(PER_SECTION + 3)
+        }
+        dump = tmp_path / "dump.json"
+        dump.write_text(json.dumps({"vmschkmachine": {"Name": "pc"}, **devices}))
+        cache = ["--descriptions", str(tmp_path / "cache")]
+        assert main(["descriptions", "add", str(dump), *cache]) == 0
+        count = PER_SECTION + 3
+        beyond = f"3 not kept, beyond {PER_SECTION} for a section"
+        told = f"pc: {count} descriptions, {PER_SECTION} of them new; {beyond}\n"
+        assert capfd.readouterr().out == told
+        assert main(["descriptions", "list", "-T", "json", *cache]) == 0
+        (listed,) = json.loads(capfd.readouterr().out)
+        assert listed["descriptions"] == PER_SECTION
+
+    def test_files_beyond_those_that_are_looked_at_are_counted(
+        self, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        for number in range(4 * MAX_MACHINES + 2):
+            (tmp_path / f"m{number}.json").write_text("{")
+        assert main(["descriptions", "list", "--descriptions", str(tmp_path)]) == 1
+        said = capfd.readouterr().err
+        assert f"{4 * MAX_MACHINES} files in " in said
+        assert said.endswith("; 2 more files there were not looked at\n")
 
     @pytest.mark.parametrize("place", ["-", "/dev/stdin"])
     @pytest.mark.parametrize("kind", ["stream", "description"])

@@ -137,6 +137,8 @@ ERRORS = [
     ("lower(size) == channel", 6, "lower() takes no number"),
     ("size in {1, channel}", 12, "the field is a number, and this is text"),
     ("size in {1, offset}", 12, "a set has values, no fields"),
+    ("size in {1, 5..1}", 15, "an empty range: its end is before its beginning"),
+    ('section.name in {"b".."a"}', 22, "an empty range: its end is before its beginning"),
     ("device.a.b < 1s", 13, "a field of device state is not in seconds"),
 ]
 

@@ -75,7 +75,7 @@ def test_among_devices(start: int, stop: int, left: list[str], cut: Cut) -> None
     assert f"{stop - start} bytes at {place + start:#x}" in problem.message
     assert of(events, EndOfStream)
     assert verdict(events).ok
-    assert "1 holes among the devices" in verdict(events).message
+    assert "(this capture has 1 hole among the devices)" in verdict(events).message
 
 
 def test_one_hole_after_the_other() -> None:

@@ -292,7 +292,7 @@ def test_a_lost_packet_is_told(tmp_path: Path, capfd: pytest.CaptureFixture[str]
     main(["read", str(tmp_path / "a.pcap")])
     said = capfd.readouterr()
     offset = (packets[at].sequence - packets[3].sequence) % (1 << 32)
-    assert f"1448 bytes were not captured, in 1 holes: 1448 at {offset:#x} from 192.0.2.1:49152" in said.err
+    assert f"1448 bytes were not captured, in 1 hole: 1448 at {offset:#x} from 192.0.2.1:49152" in said.err
 
 
 def test_packets_cut_short(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -118,6 +118,8 @@ def test_an_array_of_json_stays_one(capfd: pytest.CaptureFixture[str]) -> None:
         ("io,1h", "-z io,1h: an interval"),
         ("io,10us", "-z io,10us: an interval"),
         ("", "no ''"),
+        ("\x1b[31m", r"-z \\x1b\[31m: there is"),
+        ("ram,\x1b[31m", r"-z ram,\\x1b\[31m: it takes"),
     ],
 )
 def test_what_cannot_be_asked(asked: str, message: str, capfd: pytest.CaptureFixture[str]) -> None:

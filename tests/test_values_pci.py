@@ -15,7 +15,7 @@ from migsniff.core.events import DeviceSection, Field
 from migsniff.qemu import Qemu
 from migsniff.values.explain import explain
 from migsniff.values.msix import MAX_ENTRIES, entries_of, size_of
-from migsniff.values.pci import lay_out, register_at
+from migsniff.values.pci import config_fields, lay_out, register_at
 from tests.valuing import assert_within, guest, inside, sample, saved, section, walk
 
 GUEST = (
@@ -118,6 +118,33 @@ def test_it_is_what_qemu_shows(version: str, tmp_path: Path) -> None:
     below = next(field for idstr, (field, _) in found.items() if idstr.endswith(":00.0/virtio-net"))
     assert inside(below.children, "msix.message_control").meaning.startswith("table size 7, ")
     assert inside(below.children, "address_translation.capabilities").meaning == "page aligned request"
+
+
+@pytest.mark.parametrize(
+    ("control", "words"),
+    [("4000", "common clock"), ("4100", "ASPM L0s"), ("4200", "ASPM L1"), ("4300", "L0s and L1")],
+)
+def test_aspm_is_told_by_its_names(control: str, words: str) -> None:
+    config = made(x34="54", x54="10000200" + "00" * 12 + control)
+    fields, _ = config_fields(config, 0)
+    (express,) = [field for field in fields if field.name == "express"]
+    (meaning,) = [child.meaning for child in express.children if child.name == "link_control"]
+    assert words in meaning
+    assert "ASPM 1" not in meaning
+
+
+@pytest.mark.parametrize(
+    ("flags", "gathers"), [("0200", False), ("4200", True), ("5200", False), ("6200", False), ("a200", True)]
+)
+def test_only_who_gathers_errors_has_registers_for_that(flags: str, gathers: bool) -> None:
+    """Root ports and event collectors; elsewhere the bytes stand for nothing."""
+    config = made(4096, x34="54", x54="1000" + flags, x100="01000200")
+    fields, _ = config_fields(config, 0)
+    (errors,) = [field for field in fields if field.name == "error_reporting"]
+    names = {child.name for child in errors.children}
+    assert "header_log" in names
+    assert ({"root_error_command", "root_error_status", "error_source"} <= names) is gathers
+    assert any("root_error" in name or name == "error_source" for name in names) is gathers
 
 
 CHAINS = {

@@ -235,7 +235,8 @@ def _finished(
     if resumed:
         sent += f", after postcopy was resumed {resumed} time{'s' if resumed > 1 else ''}"
     if main.main.holes:
-        sent += f" ({main.main.holes} holes among the devices are holes of this capture)"
+        holes = main.main.holes
+        sent += f" (this capture has {holes} hole{'s' if holes > 1 else ''} among the devices)"
     if shut:
         return False, "failed", f"{sent}, then the destination reported an error; {ending}"
     if shut == 0:

@@ -133,6 +133,7 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.damaged: list[str] = []  # names of files that could not be read, of the last `load_all`
+        self.beyond = 0  # files that it did not look at, of more than are ever written
 
     def load(self, machine: str) -> list[Entry]:
         """What is known of a machine type; nothing if its file is damaged or not there."""
@@ -184,6 +185,7 @@ class Store:
             found = sorted(
                 name for name in os.listdir(self.folder) if name.endswith(SUFFIX) and name[0] != "."
             )
+            self.beyond = max(0, len(found) - 4 * MAX_MACHINES)
             return found[: 4 * MAX_MACHINES]
         return []
 
@@ -257,11 +259,9 @@ class Store:
 def _merged(known: Sequence[Entry], entries: Sequence[Entry]) -> tuple[int, list[Entry]]:
     """How many descriptions are new, and all that are kept, the newest first."""
     same = {(*entry.key, bytes(entry.device)): entry for entry in known}
-    fresh = 0
     front = []
     for entry in entries:
         old = same.get((*entry.key, bytes(entry.device)))
-        fresh += old is None
         if old is None:
             front.append(entry)
         else:
@@ -272,7 +272,8 @@ def _merged(known: Sequence[Entry], entries: Sequence[Entry]) -> tuple[int, list
         kept = merged.setdefault(entry.key, [])
         if len(kept) < PER_SECTION and all(bytes(entry.device) != bytes(other.device) for other in kept):
             kept.append(entry)
-    return fresh, [entry for kept in merged.values() for entry in kept][:MAX_SECTIONS]
+    all_kept = [entry for kept in merged.values() for entry in kept][:MAX_SECTIONS]
+    return sum((*entry.key, bytes(entry.device)) not in same for entry in all_kept), all_kept
 
 
 def _encoded(machine: str, entries: list[Entry]) -> bytes:

@@ -84,19 +84,32 @@ class Counts:
     def notes(self) -> Iterator[str]:
         """What is worth a line."""
         if self.others:
-            yield f"{self.others} other connections"
+            yield _several(self.others, "other connection")
         if self.holes:
             more = f", and {self.holes - len(self.places)} more" if self.holes > len(self.places) else ""
             places = "; ".join(self.places) + more
-            yield f"{self.missing} bytes were not captured, in {self.holes} holes: {places}"
+            missing = f"{_several(self.missing, 'byte')} {_were(self.missing)} not captured"
+            yield f"{missing}, in {_several(self.holes, 'hole')}: {places}"
         if self.cut:
-            yield f"{self.cut} packets were cut short when captured: {self.cut_bytes} bytes are missing"
+            yield (
+                f"{_several(self.cut, 'packet')} {_were(self.cut)} cut short when captured, by"
+                f" {_several(self.cut_bytes, 'byte')}"
+            )
         if self.conflicts:
-            yield f"{self.conflicts} bytes came twice and differed: what came first was taken"
+            yield f"{_several(self.conflicts, 'byte')} came twice and differed: what came first was taken"
         if self.fragments:
-            yield f"{self.fragments} fragments of IP packets were left out"
+            yield f"{_several(self.fragments, 'fragment')} of IP packets {_were(self.fragments)} left out"
         if self.malformed:
-            yield f"{self.malformed} packets that are no TCP/IP were left out"
+            yield f"{_several(self.malformed, 'packet')} of no TCP/IP {_were(self.malformed)} left out"
         if self.refused:
             limit = f"{MAX_FOLLOWED} of {MAX_RUNNING} migrations at a time, {MAX_CONNECTIONS} of each,"
-            yield f"{self.refused} connections were left out: {limit} are followed at most"
+            left = f"{_several(self.refused, 'connection')} {_were(self.refused)} left out"
+            yield f"{left}: {limit} are followed at most"
+
+
+def _several(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
+def _were(count: int) -> str:
+    return "was" if count == 1 else "were"

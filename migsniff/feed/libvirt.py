@@ -58,13 +58,12 @@ def read_header(file: RawIOBase, name: str) -> SaveImage:
     header = _exactly(file, HEADER_SIZE)
     if len(header) < HEADER_SIZE:
         raise CaptureError(f"{name}: the file ends inside the header of a libvirt save file")
-    numbers = Struct("<" + NUMBERS).unpack_from(header, len(COMPLETE))
-    if numbers[0] > VERSION:
-        numbers = Struct(">" + NUMBERS).unpack_from(header, len(COMPLETE))
+    # the writer's byte order is that in which the version is small
+    numbers = min(Struct(order + NUMBERS).unpack_from(header, len(COMPLETE)) for order in "<>")
     version, length, running, number, cookie = numbers
     if not 1 <= version <= VERSION:
         raise CaptureError(
-            f"{name}: libvirt save file version {version:#x}: only versions up to {VERSION} are known"
+            f"{name}: libvirt save file version {version}: only versions up to {VERSION} are known"
         )
     if number >= len(FORMS):
         raise CaptureError(f"{name}: libvirt save format {number} is not known")

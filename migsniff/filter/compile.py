@@ -209,7 +209,7 @@ class _Compiler:
         ranges: list[tuple[Any, Any]] = []
         operand: Operand | None = None
         for item in node.items:
-            constants = []
+            constants: list[tuple[Operand, Any]] = []
             for end in item if isinstance(item, tuple) else (item,):
                 operand, other = self._resolver.pair(node.left, end, equal=not isinstance(item, tuple))
                 if other.constant is None:
@@ -218,6 +218,8 @@ class _Compiler:
             if isinstance(item, tuple):
                 if constants[0][0].kind is not constants[1][0].kind:
                     self._resolver.fail("a range has ends of one kind", item[1])
+                if constants[0][1] > constants[1][1]:
+                    self._resolver.fail("an empty range: its end is before its beginning", item[1])
                 ranges.append((constants[0], constants[1]))
             else:
                 single.append(constants[0])

@@ -6,6 +6,7 @@ from typing import Final
 from migsniff.core.errors import UsageError
 from migsniff.core.events import Event
 from migsniff.show.migration import MigrationStats
+from migsniff.show.words import escape
 from migsniff.statistics.table import Table
 
 MAX_ROWS: Final = 10_000
@@ -47,9 +48,10 @@ def parse(text: str) -> Callable[[], Statistic]:
     name, _, argument = text.partition(",")
     made = STATISTICS.get(name)
     if made is None:
-        raise UsageError(f"-z {text}: there is {', '.join(STATISTICS)}, no {name!r}")
+        shown = escape(text)
+        raise UsageError(f"-z {shown}: there is {', '.join(STATISTICS)}, no {escape(name)!r}")
     try:
         made(argument)
     except ValueError as error:
-        raise UsageError(f"-z {text}: {error}") from None
+        raise UsageError(f"-z {escape(text)}: {error}") from None
     return lambda: made(argument)

@@ -11,7 +11,7 @@ from migsniff.core.events import Field
 from migsniff.values.image import bytes_field
 from migsniff.values.meaning import TYPES, Place
 from migsniff.values.pciexpress import express
-from migsniff.values.pciextended import EXTENDED
+from migsniff.values.pciextended import EXTENDED, error_reporting
 from migsniff.values.pciregisters import (
     BRIDGE_HEADER,
     CAPABILITIES,
@@ -80,6 +80,8 @@ def lay_out(config: bytes) -> Layout:
         header = (*COMMON_HEADER, *bars(config, 2), *BRIDGE_HEADER)
     standard, end = _standard_chain(config, header)
     extended, extended_end = _extended_chain(config)
+    express_at = next((at for identity, at, _ in standard if identity == pci.PCI_CAP_ID_EXP), None)
+    port = None if express_at is None else port_type(config, express_at)
     places = sorted(at for _, at, _ in (*standard, *extended))
     chain = []
     for index, (identity, at, following) in enumerate((*standard, *extended)):
@@ -87,7 +89,8 @@ def lay_out(config: bytes) -> Layout:
         behind = bisect_right(places, at)
         if behind < len(places):
             limit = min(limit, places[behind])
-        chain.append(_capability(config, identity, at, limit, following, index >= len(standard)))
+        named = _named(config, identity, at) if index < len(standard) else _extended(identity, port)
+        chain.append(_capability(named, identity, at, limit, following, index >= len(standard)))
     ends = tuple(filter(None, (end, extended_end)))
     return Layout(header, tuple(sorted(chain, key=lambda one: one.at)), tuple(chain), ends)
 
@@ -156,21 +159,30 @@ def _extended_chain(config: bytes) -> tuple[list[tuple[int, int, int]], str]:
 
 
 def _capability(
-    config: bytes, identity: int, at: int, limit: int, following: int, extended: bool
+    named: Named, identity: int, at: int, limit: int, following: int, extended: bool
 ) -> Capability:
     """With those of its registers that fit before `limit`."""
-    if extended:
-        named = EXTENDED.get(identity) or _unknown(identity)
-        registers = (EXTENDED_HEADER, *named.registers)
-    else:
-        named = _named(config, identity, at)
-        registers = (*CAPABILITY_HEADER, *named.registers)
+    header = (EXTENDED_HEADER,) if extended else CAPABILITY_HEADER
+    registers = (*header, *named.registers)
     fitting = tuple(one for one in registers if at + one.at + one.size <= limit)
     return Capability(identity, at, limit, following, extended, named, fitting)
 
 
 def _unknown(identity: int) -> Named:
     return Named(f"unknown_{identity:#x}", f"unknown ({identity:#x})")
+
+
+def port_type(config: bytes, at: int) -> int:
+    """What a device is, by its PCI Express capability at `at`."""
+    return (number(config, at + pci.PCI_EXP_FLAGS, 2) & pci.PCI_EXP_FLAGS_TYPE) >> 4
+
+
+def _extended(identity: int, port: int | None) -> Named:
+    """A capability of the second chain, of a device whose type is `port`."""
+    named = EXTENDED.get(identity) or _unknown(identity)
+    if identity == pci.PCI_EXT_CAP_ID_ERR:
+        return named._replace(registers=error_reporting(port))
+    return named
 
 
 def _named(config: bytes, identity: int, at: int) -> Named:

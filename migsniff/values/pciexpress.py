@@ -28,6 +28,7 @@ SPEEDS: Final = {
     pci.PCI_EXP_LNKCAP_SLS_32_0GB: "32 GT/s",
     pci.PCI_EXP_LNKCAP_SLS_64_0GB: "64 GT/s",
 }
+ASPM: Final = {0: "", 1: "ASPM L0s", 2: "ASPM L1", 3: "ASPM L0s and L1"}
 INDICATOR: Final = {0: "", 1: "on", 2: "blinking", 3: "off"}
 
 
@@ -126,8 +127,8 @@ EXPRESS_LINK: Final = (
         (
             Part("max link speed", pci.PCI_EXP_LNKCAP_SLS, SPEEDS),
             _width(pci.PCI_EXP_LNKCAP_MLW),
+            Part("ASPM", pci.PCI_EXP_LNKCAP_ASPMS, ASPM),
             *bits(
-                ASPM=pci.PCI_EXP_LNKCAP_ASPMS,
                 L0s_exit_latency=pci.PCI_EXP_LNKCAP_L0SEL,
                 L1_exit_latency=pci.PCI_EXP_LNKCAP_L1EL,
                 clock_power_management=pci.PCI_EXP_LNKCAP_CLKPM,
@@ -142,17 +143,19 @@ EXPRESS_LINK: Final = (
         "link_control",
         pci.PCI_EXP_LNKCTL,
         2,
-        bits(
-            ASPM=pci.PCI_EXP_LNKCTL_ASPMC,
-            read_completion_boundary=pci.PCI_EXP_LNKCTL_RCB,
-            link_disable=pci.PCI_EXP_LNKCTL_LD,
-            retrain_link=pci.PCI_EXP_LNKCTL_RL,
-            common_clock=pci.PCI_EXP_LNKCTL_CCC,
-            extended_synch=pci.PCI_EXP_LNKCTL_ES,
-            clock_power_management=pci.PCI_EXP_LNKCTL_CLKREQ_EN,
-            autonomous_width_disable=pci.PCI_EXP_LNKCTL_HAWD,
-            bandwidth_management_interrupt=pci.PCI_EXP_LNKCTL_LBMIE,
-            autonomous_bandwidth_interrupt=pci.PCI_EXP_LNKCTL_LABIE,
+        (
+            Part("ASPM", pci.PCI_EXP_LNKCTL_ASPMC, ASPM),
+            *bits(
+                read_completion_boundary=pci.PCI_EXP_LNKCTL_RCB,
+                link_disable=pci.PCI_EXP_LNKCTL_LD,
+                retrain_link=pci.PCI_EXP_LNKCTL_RL,
+                common_clock=pci.PCI_EXP_LNKCTL_CCC,
+                extended_synch=pci.PCI_EXP_LNKCTL_ES,
+                clock_power_management=pci.PCI_EXP_LNKCTL_CLKREQ_EN,
+                autonomous_width_disable=pci.PCI_EXP_LNKCTL_HAWD,
+                bandwidth_management_interrupt=pci.PCI_EXP_LNKCTL_LBMIE,
+                autonomous_bandwidth_interrupt=pci.PCI_EXP_LNKCTL_LABIE,
+            ),
         ),
     ),
     Register(

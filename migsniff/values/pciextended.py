@@ -57,6 +57,8 @@ ERROR_REPORTING: Final = (
         ),
     ),
     *(Register("header_log", pci.PCI_ERR_HEADER_LOG + 4 * word, 4, index=word) for word in range(4)),
+)
+ROOT_ERRORS: Final = (
     Register(
         "root_error_command",
         pci.PCI_ERR_ROOT_COMMAND,
@@ -132,6 +134,13 @@ def latency(value: int) -> str:
     """A latency of LTR: a number and how often to multiply it by 32 ns."""
     scale = (value & pci.PCI_LTR_SCALE_MASK) >> pci.PCI_LTR_SCALE_SHIFT
     return f"{(value & pci.PCI_LTR_VALUE_MASK) * NANOSECONDS[scale]} ns" if scale < len(NANOSECONDS) else ""
+
+
+def error_reporting(port: int | None) -> tuple[Register, ...]:
+    """Advanced error reporting of a port of that type: who gathers errors has registers of its own."""
+    if port in (pci.PCI_EXP_TYPE_ROOT_PORT, pci.PCI_EXP_TYPE_RC_EC):
+        return (*ERROR_REPORTING, *ROOT_ERRORS)
+    return ERROR_REPORTING
 
 
 EXTENDED: Final[Mapping[int, Named]] = {
