@@ -22,6 +22,7 @@ from migsniff.core.events import (
 )
 from migsniff.core.reached import ALONE, COLO, POSTCOPY, UNREAD
 from migsniff.core.session import Session
+from migsniff.core.verdict import AT_THE_START
 from migsniff.core.wire import Command
 from migsniff.pipeline import Pipeline
 from migsniff.show.infojson import info_dict
@@ -143,11 +144,12 @@ def test_the_verdict_is_of_what_reached_the_destination() -> None:
         if at == len(OPEN + RAM + STATES):  # as no description came it was whole, and then one came
             place = f", at offset {at} of main, behind the end of the stream; "
             message = message.replace("the whole stream", "all state").replace("; ", place)
+        if judged.outcome != without.outcome:
+            unlike.append((at, without.outcome, judged.outcome))
+            message = message.replace("; the return path", f": {AT_THE_START}; the return path")
         more = len(COMPLETE) - at
         assert judged.message == f"{message}; {more} bytes more were read from the source alone"
         assert (judged.ok, judged.offset) == (False, at)
-        if judged.outcome != without.outcome:
-            unlike.append((at, without.outcome, judged.outcome))
         assert [(each.offset, each.channel) for each in of(live, Draining)] == [(at, "main")]
         assert len(of(live, DescriptionFound)) == 1, "what came behind it is decoded"
         assert decode(Session(), kept) == [event for event in live if not isinstance(event, RamPages)], at
