@@ -62,7 +62,7 @@ METHODS: dict[str, tuple[Callable[[], Inflater], Callable[[], Pack]]] = {
 }
 methods = pytest.mark.parametrize("method", METHODS)
 any_page = st.one_of(
-    st.binary(min_size=PAGE, max_size=PAGE),
+    st.randoms(use_true_random=False).map(lambda random: random.randbytes(PAGE)),
     st.integers(0, 255).map(lambda fill: bytes([fill]) * PAGE),
     st.binary(min_size=8, max_size=8).map(lambda word: word * (PAGE // 8)),
 )

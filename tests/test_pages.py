@@ -50,6 +50,7 @@ class TestMarks:
             assert memory.pass_ends_before(block, 50) == (iteration == 1)
             assert memory.pass_ends_before(block, 7) == (iteration > 1)
             memory.end_pass("main", 0, final=False)
+            memory.may_end = True
             mark(memory, block, 7, 9)
         assert memory.iteration == 600
         assert [page for page in range(100) if memory.was_sent(block, page)] == [1, 2, 3, 7, 9, 50]
@@ -64,6 +65,7 @@ class TestMarks:
         assert memory.repeats_at(block, pages) == 0
         assert mark(memory, block, *numbers) == len(numbers)
         memory.end_pass("main", 0, final=False)
+        memory.may_end = True
         memory.mark_one(block, numbers[len(numbers) // 2])
         assert memory.repeats_at(block, pages) == len(numbers) // 2
         assert {page for page in range(0, 6 * PAGE_STATE_SEGMENT, 997) if memory.was_sent(block, page)} == {
@@ -142,11 +144,26 @@ class TestPasses:
         memory.ordered = False
         assert self.ends(memory, blocks, sent) == ends
 
-    def ends(self, memory: GuestMemory, blocks: list[GuestBlock], sent: list[tuple[int, int]]) -> list[int]:
+    def test_one_in_a_section(self) -> None:
+        memory, blocks = memory_of(10)
+        sent = [(0, 5), (0, 5), (0, 5), (0, 2)]
+        assert self.ends(memory, blocks, sent, a_section_each=False) == [1]
+        memory.may_end = True
+        assert self.ends(memory, blocks, sent, a_section_each=False) == [1]
+
+    def ends(
+        self,
+        memory: GuestMemory,
+        blocks: list[GuestBlock],
+        sent: list[tuple[int, int]],
+        *,
+        a_section_each: bool = True,
+    ) -> list[int]:
         found = []
         for number, (index, page) in enumerate(sent):
             if memory.pass_ends_before(blocks[index], page):
                 memory.end_pass("main", 0, final=False)
+                memory.may_end = a_section_each
                 found.append(number)
             memory.mark_one(blocks[index], page)
             memory.position = (index, page)
