@@ -9,7 +9,7 @@ import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -118,17 +118,23 @@ class LiveMigration:
     def close(self, until: float = math.inf) -> None:
         """End it now, whether its connections have ended or not.
 
-        What waits is decoded until that time (of time.monotonic), and the rest only counted.
+        What waits is decoded until that time (of time.monotonic), and the rest only counted. How it ended is
+        always told.
         """
         self.open = 0
         self.paused = False
         self._closing = True
         while self._running is not None or self._next():
             self._guarded(Turn(CLOSING_TURN))
-            if self.failed is None and not self._finished and time.monotonic() > until:
-                waiting = self._behind + self._held_bytes
-                waiting += 0 if self._chunk is None else len(self._chunk.data)
+            late = not self._finished and time.monotonic() > until
+            if late and self.failed is None and (waiting := self.waiting):
                 self._give_up("decoder-stopped", left=waiting)
+
+    @property
+    def waiting(self) -> int:
+        """Bytes that have come and are not decoded, or not all of whose records are shown."""
+        here = 0 if self._chunk is None else self.pipeline.session.unread or len(self._chunk.data)
+        return self._behind + self._held_bytes + here
 
     @property
     def finished(self) -> bool:
@@ -363,6 +369,15 @@ class LiveMigration:
             self.failed = self.failed or problem_text("decoder-bug", detail=f"{type(bug).__name__}: {bug}")
             self._dead = True
         self._say(f"{self.migration}: {self.failed}")
+
+
+def close_all(migrations: Iterable[LiveMigration], seconds: float) -> None:
+    """End them now. Together they have so much time for what waits: each its share, and what others left."""
+    until = time.monotonic() + seconds
+    shortest = sorted(migrations, key=lambda live: live.waiting)
+    for left, live in zip(range(len(shortest), 0, -1), shortest, strict=True):
+        now = time.monotonic()
+        live.close(now + max(0.0, until - now) / left)
 
 
 def _owned(chunk: Chunk) -> Chunk:

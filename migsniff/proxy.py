@@ -24,7 +24,7 @@ from migsniff.feed.captureplace import why_not_saved
 from migsniff.feed.endpoints import Endpoint, Network, parse_endpoint, parse_network
 from migsniff.feed.recognise import recognise
 from migsniff.feed.relay import Relay
-from migsniff.live import LiveMigration
+from migsniff.live import LiveMigration, close_all
 from migsniff.pipeline import Pipeline, Sink
 from migsniff.show.info import status_line
 from migsniff.show.log import Log, LogOptions
@@ -282,9 +282,7 @@ class Proxy:
 
     async def _close(self) -> None:
         """Write what waits: the captures, the log, the view's summary."""
-        enough = time.monotonic() + CLOSING
-        for live in list(self.running.values()):
-            live.close(enough)
+        close_all(self.running.values(), CLOSING)
         deadline = time.monotonic() + GRACE
         for capture in self._captures:
             if not capture.join(max(0.0, deadline - time.monotonic())):

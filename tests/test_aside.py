@@ -1,14 +1,34 @@
 """Records made aside: whatever takes long there holds up no caller, and what cannot wait is told."""
 
 import json
+import struct
 import threading
+import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from msgspec import UNSET
 from msgspec.structs import replace
 
-from migsniff.core.events import DescriptionFound, DeviceSection, Event, Field, Verdict
-from migsniff.show.aside import ENTRY_COST, LIMIT, Aside
+from migsniff.core.events import (
+    BlockPages,
+    CommandSent,
+    DescriptionFound,
+    DeviceSection,
+    DirtySync,
+    Event,
+    Field,
+    PageCounts,
+    RamBlock,
+    RamBlocks,
+    RamSection,
+    Verdict,
+)
+from migsniff.core.messages import COMMANDS
+from migsniff.core.wire import Command
+from migsniff.show.aside import ENTRY_COST, ITEM_COST, LIMIT, Aside
 from migsniff.show.log import Log, LogOptions
 from migsniff.values import explain as explaining
 from migsniff.values.large import LEFT_OUT, cost
@@ -69,15 +89,78 @@ def test_what_cannot_wait_is_counted_where_it_is_missing() -> None:
     assert (verdict, end) == (VERDICT, "end")
 
 
-def test_descriptions_count_for_what_they_hold() -> None:
-    found = next(event for _, event in PRECOPY if isinstance(event, DescriptionFound))
-    shown = Shown(limit=1 << 20)
-    for _ in range(100):
-        shown.aside.show("m", 0, replace(found, text=bytes(1 << 18)))
+PLACE: Any = {"channel": "main", "direction": "fwd", "offset": 0, "size": 65535}
+SECTION: Any = {
+    "section_type": "PART",
+    "section_id": 2,
+    "idstr": "ram",
+    "instance_id": 0,
+    "version_id": 4,
+    "footer": True,
+}
+
+
+BLOCKS = 1 << 12
+
+
+def discards() -> CommandSent:
+    """As many ranges as one command may have."""
+    ranges = b"".join(struct.pack(">QQ", (1 << 33) + (i << 12), 8192) for i in range(4090))
+    message = COMMANDS.get(int(Command.POSTCOPY_RAM_DISCARD))
+    assert message is not None
+    arguments = message.arguments(b"\0\6pc.ram\0" + ranges)
+    return CommandSent(**PLACE, command=1, name="POSTCOPY_RAM_DISCARD", arguments=arguments)
+
+
+def pages() -> tuple[BlockPages, ...]:
+    return tuple(
+        BlockPages(f"block {number}", number << 30, (number << 30) + 4096, PageCounts(number + 1000))
+        for number in range(BLOCKS)
+    )
+
+
+def blocks() -> RamBlocks:
+    names = [f"block {number}" for number in range(BLOCKS)]
+    listed = tuple(RamBlock(name, (1 << 30) + number) for number, name in enumerate(names))
+    return RamBlocks(**PLACE, total=1 << 46, page_size=4096, page_size_from="", blocks=listed)
+
+
+def description() -> DescriptionFound:
+    return DescriptionFound(**PLACE, page_size=4096, devices=1, text=b"{" + bytes(1 << 20))
+
+
+HOLDING: dict[str, Callable[[], Event]] = {
+    "ranges": discards,
+    "blocks": blocks,
+    "pages": lambda: RamSection(**PLACE, **SECTION, iteration=1, counts=PageCounts(), blocks=pages()),
+    "passes": lambda: DirtySync(**PLACE, iteration=1, counts=PageCounts(), blocks=pages()),
+    "descriptions": description,
+    "images": lambda: replace(
+        section(0), image=Field("virtio", "virtio", 0, 1 << 20, raw=b"v" + bytes(1 << 20))
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", HOLDING)
+def test_what_waits_is_bounded_whatever_events_hold(kind: str) -> None:
+    limit = 1 << 22
+    shown = Shown(limit=limit)
+    tracemalloc.start()
+    try:
+        for _ in range(40):
+            shown.aside.show("m", 0, HOLDING[kind]())
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    largest = BLOCKS * ITEM_COST  # the one that goes beyond, or is being shown
+    assert held < 2 * limit + largest
     shown.aside.show("m", 0, VERDICT)
-    *kept, missing, _ = shown.all()
-    assert len(kept) == 8
-    assert missing == 92
+    *kept, verdict = shown.all()
+    assert verdict == VERDICT
+    missing = sum(number for number in kept if isinstance(number, int))
+    assert sum(isinstance(event, Event) for event in kept) + missing == 40
+    assert (missing == 0) == (kind == "images")
+    assert all(event.image is UNSET for event in kept if isinstance(event, DeviceSection))
 
 
 def test_fields_that_cannot_wait_are_left_out() -> None:

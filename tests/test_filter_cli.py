@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from migsniff.cli import main
-from migsniff.core.events import DeviceSection, Event
+from migsniff.core.events import UNLISTED, DeviceSection, Event
 from migsniff.filter.compile import Filter
 from migsniff.filter.names import names
 from migsniff.show.matching import KEPT, Matching
@@ -232,6 +232,11 @@ def test_the_view_keeps_the_last_that_match() -> None:
     assert len(matching.last(100)) == count
     assert matching.last(0) == []
     assert len(matched("section", PRECOPY * KEPT).last(10 * KEPT)) == KEPT
+
+
+def test_the_view_is_shown_nothing_that_has_no_record() -> None:
+    matching = matched("verdict", PRECOPY)
+    assert set(matching.ignores) >= set(UNLISTED)
 
 
 def test_a_filter_in_the_view_takes_a_third_of_the_lines() -> None:

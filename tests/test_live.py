@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from migsniff.core.arrivals import Arrival
+from migsniff.core.arrivals import Arrival, Ended
 from migsniff.core.events import UNLISTED, Event, Undecodable
 from migsniff.core.session import Session
 from migsniff.feed.capture import CaptureWriter
-from migsniff.live import LiveMigration
+from migsniff.live import LiveMigration, close_all
 from migsniff.offline import read
 from migsniff.pipeline import Pipeline
 from migsniff.show.log import LogOptions
@@ -257,6 +258,70 @@ async def test_a_decoder_that_cannot_keep_up_is_stopped_and_the_bytes_go_on(tmp_
     assert live.capture is not None
     assert live.capture.join(10)
     assert live.capture.problem is None
+
+
+def begun(bench: Bench, data: bytes) -> LiveMigration:
+    """A migration whose source has just sent `data`."""
+    tap = bench.migrations.tap("source", f"destination {len(bench.begun)}", len(bench.begun))
+    tap.opened()
+    tap.data("fwd", memoryview(data))
+    return bench.begun[-1]
+
+
+def end(live: LiveMigration) -> None:
+    """Both ends have closed it in order."""
+    for direction, by in (("fwd", "source"), ("rev", "destination")):
+        live.arrive(Ended(live.now(), 0, direction, "eof", by))  # type: ignore[arg-type]
+
+
+async def test_ends_are_told_also_when_the_time_is_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("migsniff.live.TURN", -1)  # an event a turn
+    bench = Bench(tmp_path)
+    live = begun(bench, STREAM)
+    while live.waiting:
+        await asyncio.sleep(0)
+    end(live)
+    assert not live.finished
+    live.close(0)
+    assert live.failed is None
+    assert not bench.said
+    assert live.pipeline.verdict is not None
+    assert live.pipeline.verdict.outcome == "completed"
+    assert live.capture is not None
+    assert live.capture.join(10)
+    assert live.capture.path is not None
+    assert "decoding" not in json.loads((live.capture.path / "manifest.json").read_text())["result"]
+
+
+async def test_what_was_not_decoded_is_less_than_a_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("migsniff.live.TURN", -1)
+    monkeypatch.setattr("migsniff.live.CLOSING_TURN", -1)
+    bench = Bench()
+    live = begun(bench, STREAM)
+    assert live.waiting > len(STREAM) // 2
+    while bench.sink.records[-1][1].size < len(STREAM) // 2:  # most of it is one section
+        await asyncio.sleep(0)
+    assert 0 < live.waiting < len(STREAM) // 2
+    left = live.waiting
+    live.close(0)
+    (said,) = bench.said
+    assert int(re.search(r"up to (\d+) bytes", said)[1]) <= left  # type: ignore[index]
+
+
+async def test_one_that_is_long_takes_no_time_from_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("migsniff.live.TURN", -1)
+    monkeypatch.setattr("migsniff.live.CLOSING_TURN", -1)
+    head = streams.HEADER + streams.configuration() + streams.ram_start({b"pc.ram": 8 << 20})
+    bench = Bench()
+    long = begun(bench, head + streams.ram_part(streams.zero(0x3000, b"pc.ram")) * 30_000)
+    short = begun(bench, STREAM)
+    end(short)
+    close_all([long, short], 0.3)
+    assert "were not decoded" in (long.failed or "")
+    assert short.failed is None
+    assert short.exit_code == 0
 
 
 async def test_reading_later_prints_what_was_seen_live(

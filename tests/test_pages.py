@@ -39,6 +39,12 @@ class TestMarks:
         assert sent == [4, 5, 16, 19, 900, 999]
         assert memory.records == 31
 
+    def test_on_a_machine_of_32_bits(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(np, "intp", np.int32)
+        memory, (block,) = memory_of(1000)
+        assert mark(memory, block, 5, 15, 900) == 0
+        assert [page for page in range(1000) if memory.was_sent(block, page)] == [5, 15, 900]
+
     def test_after_hundreds_of_passes(self) -> None:
         """A page that was sent hundreds of passes ago was sent, but not in this pass."""
         memory, (block,) = memory_of(100)

@@ -318,9 +318,9 @@ class GuestMemory:
         key = block.index, number
         touched[key] = touched.get(key, 0) + count
         base = number * PAGE_STATE_SEGMENT
-        where: slice | NDArray[np.intp] = slice(first - base, last - base + 1)
+        where: slice | NDArray[np.int64] = slice(first - base, last - base + 1)
         if last - first + 1 != count:
-            where = (pages - np.uint64(base)).view(np.intp)
+            where = (pages - np.uint64(base)).view(np.int64)
         seen = segment[where]
         resent = int(np.count_nonzero(seen))
         if rounds is None or (round_ >= 0 and not self.count_passes):

@@ -155,6 +155,11 @@ class Session:
             return None
         return settled
 
+    @property
+    def unread(self) -> int:
+        """Bytes that the last chunk's direction has not read yet."""
+        return self._last.queue.size if self._last else 0
+
     def learned_page_size(self) -> int | None:
         """The page size, once, if it had to be found in page contents (a stripped capture has none)."""
         context = self.context

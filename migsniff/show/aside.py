@@ -5,12 +5,17 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from migsniff.core.events import DescriptionFound, DeviceSection, Event, Verdict
+from msgspec import UNSET
+from msgspec.structs import astuple, replace
+
+from migsniff.core.events import DeviceSection, Event, Verdict
 from migsniff.values.large import bare, cost, large, limited
 
 LIMIT: Final = 128 << 20
 """About as many bytes may wait: the fields of a pseries, which come all at once, are a third of that."""
 ENTRY_COST: Final = 1 << 10
+ITEM_COST: Final = 1 << 9
+"""What an event, and each block or range that it lists, take in memory, and more than that."""
 GATHER_SECONDS: Final = 0.02
 """How long events are gathered before their records are made, unless each is to be flushed."""
 CLOSING: Final = 5.0  # seconds for what waits
@@ -21,9 +26,9 @@ Show = Callable[[str, int, Event], None]
 class Aside:
     """Calls `show` with events, and other functions, in a thread of its own, in the order in which they came.
 
-    About `limit` bytes may wait, and as many beside for what is no device state: fields that are more come
-    without (values/large.py); events that are more are counted, and in their place comes `lost(count)`;
-    verdicts never are.
+    About `limit` bytes may wait, whatever the events hold, and as many beside for what is no device state:
+    fields that are more come without (values/large.py); events that are more are counted, and in their place
+    comes `lost(count)`; verdicts never are. No event keeps its `image`.
     What fails there is a bug of ours and told to `report`, the first time.
     """
 
@@ -55,12 +60,15 @@ class Aside:
     def show(self, migration: str, time: int, event: Event) -> None:
         """Have the record of an event made."""
         room = self._limit - (self._queued - self._done)
-        holds = len(event.text) if isinstance(event, DescriptionFound) else 0
+        if isinstance(event, DeviceSection) and event.image is not UNSET:
+            event = replace(event, image=UNSET)  # megabytes, of which a record has nothing
         if isinstance(event, DeviceSection) and event.fields:
             event = limited(event) if large(event) else event
             holds = cost(event)
             if holds > room:
                 event, holds = bare(event), 0
+        else:
+            holds = sum(map(_held, astuple(event)))
         # room that large sections have taken does not keep out small events
         if room < -self._limit and not isinstance(event, Verdict):
             self._missing += 1
@@ -112,3 +120,14 @@ class Aside:
                         f"a record could not be shown ({self.failed}): a bug, please report it; "
                         "the forwarding is not touched"
                     )
+
+
+def _held(value: object) -> int:
+    """The bytes of memory, about, that an attribute of an event may take beside those of any event."""
+    if isinstance(value, str | bytes):
+        return len(value)
+    if isinstance(value, tuple):
+        return len(value) * ITEM_COST
+    if isinstance(value, dict):
+        return sum(map(_held, value.values()))
+    return 0

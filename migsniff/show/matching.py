@@ -32,6 +32,11 @@ class Matching:
         self._aside = Aside("migsniff-filter", self._show, lost=self._lose, report=report)
 
     @property
+    def ignores(self) -> tuple[type[Event], ...]:
+        """Types of events that make no difference here."""
+        return self._log.ignores
+
+    @property
     def failed(self) -> str | None:
         """The bug of ours for which a record is missing, if one is."""
         return self._aside.failed
@@ -44,8 +49,7 @@ class Matching:
 
     def show(self, migration: str, time: int, event: Event) -> None:
         """Keep the line of an event that matches."""
-        if not isinstance(event, self._log.ignores):
-            self._aside.show(migration, time, event)
+        self._aside.show(migration, time, event)
 
     def close(self) -> None:
         """Look at what waits."""
