@@ -63,7 +63,6 @@ from scapy.error import Scapy_Exception  # isort: skip
 from scapy.packet import Packet, Padding, Raw  # isort: skip
 
 Build = Callable[[bytes], Packet]
-SECTION_HEADER: Final = {"START": 14, "FULL": 14, "PART": 5, "END": 5}  # with the name's length, not the name
 WORD: Final = 8
 
 
@@ -148,9 +147,10 @@ class Spans:
     def _section(self, event: Section, data: bytes) -> None:
         """A section's header and footer, and what is known of the payload between them."""
         start, stop = event.offset, event.offset + event.size
-        at = start + SECTION_HEADER[event.section_type]
         if event.section_type in ("START", "FULL"):
-            at += data[start + 5]
+            at = start + wire.ANNOUNCED.least + data[start + wire.ANNOUNCED.struct.size]
+        else:
+            at = start + wire.CONTINUED.least
         self.found[start] = at, SECTIONS[event.section_type]
         if event.footer:
             stop -= wire.FOOTER.struct.size
@@ -253,7 +253,8 @@ def _block_list(event: RamBlocks, *, mapped: bool) -> Build:
 
 def _configuration(data: bytes) -> Packet:
     """The section with its subsections as payloads, cut where the next one begins."""
-    head = 5 + wire.U32.unpack_from(data, 1)[0]
+    layout = wire.CONFIGURATION
+    head = layout.least + wire.U32.unpack_from(data, layout.struct.size)[0]
     found = ConfigurationSection(data[:head])
     rest = data[head:]
     # names begin alike: a byte 5 before "<length>configuration/" is a subsection, any other is data

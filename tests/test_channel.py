@@ -77,6 +77,15 @@ def test_classify_what_has_ended(head: bytes, role: str, detail: str) -> None:
     assert classify(head, context(), ended=True) == (role, detail)
 
 
+@pytest.mark.parametrize("head", [b"Q", b"QE", b"QEV"])
+def test_classify_a_part_of_the_magic(head: bytes) -> None:
+    """The main channel, cut off in its header, if there is no other."""
+    assert classify(head, context(), ended=True) == ("main", "")
+    beside = ("unknown", f"ended after {head.hex(' ')}")
+    assert classify(head, context(), ended=True, beside_main=True) == beside
+    assert classify(HEADER, context(), ended=True, beside_main=True) == ("main", "")
+
+
 class Parser:
     """Yields an event for each byte, and ends at a 0, or raises what a capital letter stands for."""
 

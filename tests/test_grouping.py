@@ -98,6 +98,6 @@ def test_first_bytes(head: bytes, needed: int, expected: Opening) -> None:
         assert found == (expected if length >= needed else None)
 
 
-@pytest.mark.parametrize("head", [b"", b"QE", hello(3)[:20]])
+@pytest.mark.parametrize("head", [b"", b"Q", b"QE", b"QEV", hello(3)[:20]])
 def test_a_beginning_that_is_cut_off(head: bytes) -> None:
     assert opening_of(head, 0, "/run/x.sock", final=True) == Opening("other", 0, "/run/x.sock")

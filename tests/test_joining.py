@@ -184,6 +184,24 @@ async def test_a_connection_that_ends_before_it_told_what_it_is(sent: bytes, out
     assert verdicts(bench) == [outcome]
 
 
+@pytest.mark.parametrize("when", range(5))
+async def test_a_stray_part_of_the_magic(when: int) -> None:
+    """Whatever it comes beside, it takes nothing from the migration."""
+    bench = Bench()
+    wire = Wire(bench)
+    steps = [(0, hello(0)), (1, MAIN), (0, SYNC + PAGES + SYNC), (1, END)]
+    for at in range(len(steps) + 1):
+        if at == when:
+            wire.sends(9, b"QE")
+            wire.taps[9].ended("fwd", "eof", "source", None)
+        if at < len(steps):
+            wire.sends(*steps[at])
+    wire.ends(1, 0, 9)
+    await settled()
+    assert verdicts(bench) == ["completed"]
+    assert sum(packet.zero for packet in of(events(bench, bench.begun[0]), MultifdPacket)) == 3
+
+
 async def test_the_destination_speaks_first() -> None:
     bench = Bench()
     wire = Wire(bench)

@@ -60,7 +60,7 @@ PAYLOADS: dict[str, tuple[str, ItemType, bytes]] = {
     "block: chunks": (
         "block",
         PART,
-        u64(9 << 9 | 1) + str8(b"disk0") + DISK + u64(9) + str8(b"\xff") + u64(50 << 9 | 4, 2),
+        u64(9 << 9 | 1) + str8(b"disk0") + DISK + u64(9) + str8(b"\xc3\xa4") + u64(50 << 9 | 4, 2),
     ),
     "dirty bitmap: nothing": ("dirty-bitmap", PART, b"\1"),
     "dirty bitmap: one begins": ("dirty-bitmap", START, bits(0x10, b"", b"node", b"bitmap") + b"\1"),
@@ -87,7 +87,7 @@ SUMMARIES: dict[str, str] = {
     "storage attributes: done": "of 0 pages",
     "storage attributes: some": "of 30 pages",
     "block: progress": "100 % done",
-    "block: chunks": r"1 MiB of disk0, 1 MiB of \xff, 50 % done",
+    "block: chunks": r"1 MiB of disk0, 1 MiB of \xc3\xa4, 50 % done",
     "dirty bitmap: nothing": "",
     "dirty bitmap: one begins": "bitmap of node begins",
     "dirty bitmap: bits": "b of n: 3 chunks",
@@ -177,6 +177,33 @@ def test_wrong(name: str, cut: Cut) -> None:
     (found,) = of(events, LiveSection)
     assert (found.offset, found.size, found.provisional) == (len(HEAD), len(item), True)
     assert verdict(events).ok
+
+
+NO_NAMES: dict[str, tuple[str, bytes, bytes, str]] = {
+    "a disk": ("block", u64(9 << 9 | 1), b"virtio0\xff", "the name of a device is not text: virtio0\\xff"),
+    "a node": ("dirty-bitmap", b"\x18", b"node\0", "the name of a node is not text: node\\x00"),
+    "a bitmap": (
+        "dirty-bitmap",
+        b"\x14",
+        b"\xc3\xa4\xe2\x82A",
+        r"the name of a bitmap is not text: \xc3\xa4\xe2\x82A",
+    ),
+}
+
+
+@pytest.mark.parametrize("cut", [whole, bytewise])
+@pytest.mark.parametrize("name", NO_NAMES)
+def test_a_name_that_is_none_ends_decoding(name: str, cut: Cut) -> None:
+    """What stands behind it may be the contents of a disk: none of it is told, or kept."""
+    idstr, begin, wrong, message = NO_NAMES[name]
+    data = HEAD + section(START, 50, begin + b"\xff" + wrong + SECRET * 20, idstr.encode())
+    events, kept = strip(arrivals(precopy(data, ping(1), EOF), cut))
+    (problem,) = of(events, Undecodable)
+    assert (problem.code, problem.message) == ("string-text", message)
+    assert verdict(events).outcome == "undecodable"
+    stored = b"".join(bytes(arrival.data) for arrival in kept if isinstance(arrival, Chunk))
+    assert stored == data[: data.index(wrong) + len(wrong)]
+    assert decode(Session(), kept) == events
 
 
 def test_by_the_last_part_of_the_name() -> None:

@@ -29,6 +29,7 @@ from migsniff.core.events import (
 )
 from migsniff.core.session import Session
 from migsniff.core.text import readable
+from migsniff.core.wire import ItemType
 from migsniff.taps import MigrationTap
 from tests.catalogue import SMALL_BLOCKS, SMALL_HEAD, STREAMS
 from tests.mutating import broken
@@ -45,11 +46,13 @@ from tests.streams import (
     ram_end,
     ram_part,
     ram_start,
+    section,
 )
 from tests.test_live import Bench
 
 LONG = bool(os.environ.get("MIGSNIFF_LONG_TESTS"))
 MARK = b"\xc5\xecre\xd4\xa7\xed\xb9"  # no length, flag or magic
+START = ItemType.SECTION_START
 Pieces = list[tuple[int, Direction, bytes]]
 MAIN = HEADER + configuration(b"virt", page_bits(16)) + ram_start({b"ram": 1 << 20})
 SECRET = MARK * 8192  # a page of 64 KiB
@@ -279,6 +282,14 @@ def test_errors_that_only_their_names_give_away() -> None:
             "string-text",
         ),
         (HEADER + configuration(b"v", capabilities(b"x"))[:-2] + b"\xffx" + part + part, "string-text"),
+        *(
+            (SMALL_HEAD + ram_start(SMALL_BLOCKS) + section(START, 50, payload, idstr), "string-text")
+            for idstr, payload in (
+                (b"block", b"\0\0\0\0\0\0\0\1\xffvirtio00" + contents * 4096 + bytes(7) + b"\2"),
+                (b"dirty-bitmap", b"\x18\xffnode" + contents + b"\1"),
+                (b"dirty-bitmap", b"\x1c\4node\xffmap \xc3\xa4" + contents + b"\1"),
+            )
+        ),
     ):
         live, kept = strip(arrivals(precopy(data)))
         assert [event.code for event in live if isinstance(event, Undecodable)] == [code]

@@ -1,7 +1,8 @@
 """One migration: its connections and their names, what its feed asks, and faults of the decoder itself."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import chain, islice
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from migsniff.core.events import (
     ChannelFound,
     DirectionEnded,
     Event,
+    MultifdPacket,
     Opaque,
     RamPages,
     RamSection,
@@ -29,7 +31,8 @@ from migsniff.core.stream import MainReader
 from migsniff.core.wire import Command
 from tests import streams
 from tests.catalogue import POSTCOPY_HEAD, SMALL, SMALL_BLOCKS, SMALL_HEAD, STREAMS, page, passes
-from tests.playing import Stream, arrivals, of, play, verdict
+from tests.playing import Stream, arrivals, decode, of, pieces_of, play, verdict
+from tests.rawsamples import raw
 from tests.streams import EOF, command, hello, pong, ram_part, ram_start, shut
 
 HEAD = SMALL_HEAD + ram_start(SMALL_BLOCKS)
@@ -141,6 +144,46 @@ class TestTriedAgain:
         list(session.feed(Ended(0, 1, "fwd", "eof", "source")))
         told = verdict(list(session.finish()))
         assert told.message.startswith("the source closed the connection at offset")
+
+
+class TestStrays:
+    """A connection that sends a part of the magic and closes is no main channel where there is one."""
+
+    def stray(self, data: bytes, number: int) -> Iterator[Arrival]:
+        yield Chunk(0, number, "fwd", data, len(data))
+        yield Ended(0, number, "fwd", "eof", "source")
+        yield Ended(0, number, "rev", "eof", "destination")
+
+    def played(self, name: str, stray: bytes = b"", at: float = 0) -> list[Event]:
+        """A sample with a stray connection in it, behind that part of what comes."""
+        cut = pieces_of(1 << 16)
+        count = int(at * sum(1 for _ in arrivals(raw(name), cut)))
+        came = arrivals(raw(name), cut)
+        between = self.stray(stray, 99) if stray else ()
+        return decode(Session(), chain(islice(came, count), between, came))
+
+    @pytest.mark.parametrize("name", ["aarch64-72-virt", "x86-100-multifd"])
+    @pytest.mark.parametrize("at", [0, 0.2, 0.5, 1])
+    def test_beside_a_main_channel(self, name: str, at: float) -> None:
+        expected = self.played(name)
+        for stray in (b"Q", b"QE", b"QEV"):
+            events = self.played(name, stray, at)
+            assert verdict(events).outcome == verdict(expected).outcome == "completed"
+            for kind in (RamSection, MultifdPacket):
+                assert len(of(events, kind)) == len(of(expected, kind))
+            roles = {found.connection: found.role for found in of(events, ChannelFound)}
+            assert roles[99] == ("unknown" if at else "main")
+
+    @pytest.mark.parametrize("number", [-1, 99])
+    def test_opened_beside_a_main_channel_that_has_not_spoken(self, number: int) -> None:
+        stream = STREAMS["multifd"]
+        opened = [Opened(0, each, "a", "b") for each in sorted((0, number))]
+        events = decode(Session(), chain(opened, self.stray(b"Q", number), arrivals(stream)))
+        assert verdict(events).outcome == stream.outcome
+        assert len(of(events, MultifdPacket)) == len(of(play(stream), MultifdPacket)) > 0
+
+    def test_and_alone_it_is_one_that_was_cut_off(self) -> None:
+        assert verdict(play(Stream(((0, "fwd", b"QEV"),)))).outcome == "truncated"
 
 
 class TestEnds:

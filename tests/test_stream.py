@@ -4,6 +4,7 @@ import struct
 
 import pytest
 
+from migsniff.core import wire
 from migsniff.core.events import (
     ChannelFound,
     ColoMessage,
@@ -34,7 +35,8 @@ from migsniff.core.events import (
     Undecodable,
     Verdict,
 )
-from migsniff.core.wire import Command
+from migsniff.core.layout import Layout
+from migsniff.core.wire import Command, ItemType
 from tests import catalogue, rawsamples, streams
 from tests.catalogue import LIVE_SECTIONS, SMALL, SMALL_BLOCKS, SMALL_HEAD, STREAMS, page
 from tests.playing import Stream, by_direction, of, play, precopy, verdict
@@ -126,6 +128,22 @@ class TestBeginning:
 
 
 HEAD = SMALL_HEAD + ram_start(SMALL_BLOCKS)
+
+
+@pytest.mark.parametrize(
+    ("layout", "record"),
+    [
+        (wire.ANNOUNCED, full(1, b"", b"", footer=False)),
+        (wire.CONTINUED, section(ItemType.SECTION_PART, 1, b"", b"", footer=False)),
+        (wire.COMMAND_HEADER, command(Command.POSTCOPY_LISTEN)),
+        (wire.VMDESCRIPTION, description(b"")),
+        (wire.FOOTER, section(ItemType.SECTION_PART, 1, b"")[5:]),
+        (wire.SUBSECTION, subsection(b"", b"")),
+        (wire.CONFIGURATION, configuration(b"")[:5]),
+    ],
+)
+def test_layouts_have_the_size_of_records_that_hold_nothing(layout: Layout, record: bytes) -> None:
+    assert layout.least == len(record)
 
 
 class TestItems:

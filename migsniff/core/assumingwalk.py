@@ -10,7 +10,7 @@ from migsniff.core.description import LISTS, DeviceDescription, FieldDescription
 from migsniff.core.errors import StreamProblem
 from migsniff.core.events import Field
 from migsniff.core.vmdesc import Walk, Walker, Walking, opaque
-from migsniff.core.wire import ItemType
+from migsniff.core.wire import SUBSECTION, ItemType
 
 if TYPE_CHECKING:
     from migsniff.core.assumed import Assumptions
@@ -30,7 +30,7 @@ VARIABLE: Final = frozenset(
     }
 )
 MAX_PATH: Final = 200  # characters of a field's path in a message
-SUBSECTION_HEADER: Final = 6  # of a subsection without its name
+SUBSECTION_HEADER: Final = SUBSECTION.least  # without its name
 
 
 class Candidate(NamedTuple):

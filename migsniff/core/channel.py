@@ -212,8 +212,13 @@ class PreemptReader:
             yield from self.ram.payload(start=False, framed=False)
 
 
-def classify(head: bytes, context: Context, *, ended: bool) -> tuple[str, str] | None:
-    """(role, detail) of a connection that begins with `head`; None if more bytes are needed."""
+def classify(
+    head: bytes, context: Context, *, ended: bool, beside_main: bool = False
+) -> tuple[str, str] | None:
+    """(role, detail) of a connection that begins with `head`; None if more bytes are needed.
+
+    `beside_main`: the migration has a main channel, so that this is none by a part of the magic.
+    """
     if len(head) >= 4:
         (magic,) = U32.unpack_from(head)
         if magic == FILE_MAGIC:
@@ -230,7 +235,7 @@ def classify(head: bytes, context: Context, *, ended: bool) -> tuple[str, str] |
         if resumed:
             what = "postcopy goes on over a new connection"
             return "resumed", what if context.postcopy else f"{what}; what was before was not seen"
-    if ended and head and U32.pack(FILE_MAGIC).startswith(head):
+    if ended and head and not beside_main and U32.pack(FILE_MAGIC).startswith(head):
         return "main", ""  # and cut off in its header
     if len(head) >= CLASSIFY:
         if _is_page_record(U64.unpack_from(head)[0], context):

@@ -10,11 +10,12 @@ from migsniff.core.context import Context
 from migsniff.core.errors import StreamProblem
 from migsniff.core.events import CommandSent, Package
 from migsniff.core.messages import COMMANDS, Arguments, resumed_command
-from migsniff.core.wire import PAGE_SIZES, Command
+from migsniff.core.wire import COMMAND_HEADER, PAGE_SIZES, Command
 
 if TYPE_CHECKING:
     from migsniff.core.stream import MainReader
 
+HEADER: Final = COMMAND_HEADER.struct
 MAX_PACKAGE_PINGS: Final = 16
 
 
@@ -23,10 +24,9 @@ def read_command(main: "MainReader", limit: int | None) -> Steps:
     queue = main.queue
     start = queue.at
     main.item = "a command"
-    yield from queue.wait(5)
-    yield from queue.u8()
-    number = yield from queue.u16()
-    length = yield from queue.u16()
+    yield from queue.wait(HEADER.size)
+    _, number, length = HEADER.unpack_from(queue.data, queue.pos)
+    queue.advance(HEADER.size)
     if main.resumed:
         number = resumed_command(number, length)
     entry = COMMANDS.get(number)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from enum import IntEnum, IntFlag
 from struct import Struct
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 Names = type[IntEnum] | type[IntFlag]
 
@@ -28,13 +28,18 @@ class Contents(NamedTuple):
     unit: int = 1
 
 
+LENGTHS: Final = {"str8": "B", "str32": "I", "rest": ""}
+"""What stands of an open field when it is empty: its length, or nothing."""
+
+
 class Layout:
     """The fields of a record in their order: the one definition for reading it and for building it.
 
     A field is a name and how it stands there: a code of struct (`39x` is left empty), "str8" and "str32"
     (text behind its length of one or four bytes), Contents, "rest" (what the record has left), or a Layout,
     repeated up to the end. `struct` reads the fields that have a fixed size, up to the first that has not:
-    `fixed` are their names, `open` the fields behind them.
+    `fixed` are their names, `open` the fields behind them. `least` is its size when all of
+    those are empty.
     """
 
     def __init__(self, *fields: "tuple[str, str | Contents | Layout]") -> None:
@@ -46,6 +51,7 @@ class Layout:
             name for (name, _), code in zip(fields, codes[:fixed], strict=False) if code[-1] != "x"
         )
         self.open = fields[fixed:]
+        self.least = Struct(">" + "".join(LENGTHS.get(code, code) for code in codes)).size
 
 
 class Part(NamedTuple):

@@ -4,7 +4,6 @@ Format: migration/multifd.c, QEMU 5.2 to 11.1.
 """
 
 from collections.abc import Generator
-from struct import Struct
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -30,6 +29,7 @@ from migsniff.core.wire import (
     MAX_MULTIFD_CHANNELS,
     MAX_MULTIFD_DEVICE_STATE,
     MULTIFD_DEVICE_STATE,
+    MULTIFD_HEAD,
     MULTIFD_HELLO,
     MULTIFD_MAGIC,
     MULTIFD_PACKET,
@@ -42,7 +42,6 @@ from migsniff.core.wire import (
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-HEAD = Struct(">III")  # magic, version and flags, which tell what kind of packet it is
 # Plain numbers: an operation on an enumeration's members costs as much as reading a packet's header.
 SYNC, DEVICE_STATE = int(MultifdFlag.SYNC), int(MultifdFlag.DEVICE_STATE)
 METHOD_MASK = int(MultifdFlag.METHOD_MASK)
@@ -70,11 +69,11 @@ class MultifdReader:
         while True:
             self.where = "between packets"
             queue.mark = queue.at
-            if not queue.ensure(HEAD.size):
-                yield from queue.wait(HEAD.size)
+            if not queue.ensure(MULTIFD_HEAD.size):
+                yield from queue.wait(MULTIFD_HEAD.size)
             self.where = "a packet"
-            self.head = bytes(queue.data[queue.pos : queue.pos + HEAD.size])
-            magic, version, flags = HEAD.unpack(self.head)
+            self.head = bytes(queue.data[queue.pos : queue.pos + MULTIFD_HEAD.size])
+            magic, version, flags = MULTIFD_HEAD.unpack(self.head)
             if magic != MULTIFD_MAGIC or version != MULTIFD_VERSION:
                 self._check(magic, version)
             if flags & DEVICE_STATE:

@@ -6,8 +6,10 @@ from typing import Any
 
 from migsniff.core.arrivals import Chunk
 from migsniff.core.bytequeue import ByteQueue
+from migsniff.core.errors import StreamProblem
 from migsniff.core.events import Event
 from migsniff.core.layout import Layout, Tagged
+from migsniff.core.text import readable, text_length
 
 Values = dict[str, Any]
 """The fields by name: numbers, and the bytes of names. Contents are stepped over."""
@@ -33,7 +35,10 @@ def _fields(queue: ByteQueue, layout: Layout, values: Values) -> Generator[Event
     for name, how in layout.open:
         if how == "str8":
             length = yield from queue.u8()
-            values[name] = yield from queue.take(length)
+            values[name] = found = yield from queue.fitting(0, length, text_length)
+            if text_length(found) < len(found):
+                raise StreamProblem("string-text", what=f"the name of a {name}", found=readable(found))
+            queue.advance(length)
         elif isinstance(how, tuple):
             count = values[how.counter] if how.counter else 1
             yield from queue.contents(count * how.unit)
@@ -51,11 +56,13 @@ def split_records(data: bytes, kinds: Sequence[Tagged]) -> Iterator[tuple[int, i
 
 
 def _whole(queue: ByteQueue, kind: Tagged) -> Values | None:
-    """The next record, None if it is not all there."""
+    """The next record, None if it is not all there, or none."""
     steps = read_record(queue, kind)
     try:
         next(steps)
     except StopIteration as done:
         values: Values = done.value
         return values
+    except StreamProblem:
+        return None
     return None

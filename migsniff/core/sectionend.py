@@ -11,9 +11,18 @@ from migsniff.core.errors import StreamProblem
 from migsniff.core.events import Event
 from migsniff.core.messages import COMMANDS
 from migsniff.core.text import printable
-from migsniff.core.wire import EEPROM_VERSION, MAX_DEVICE_STATE, MAX_ITEM_HEADER, U16, U32, ItemType
+from migsniff.core.wire import (
+    ANNOUNCED,
+    EEPROM_VERSION,
+    FOOTER,
+    MAX_DEVICE_STATE,
+    MAX_ITEM_HEADER,
+    U16,
+    U32,
+    ItemType,
+)
 
-FOOTER_SIZE: Final = 5
+FOOTER_SIZE: Final = FOOTER.least
 # Where a section without a footer may end: the beginning of a FULL section, or the EOF and the description.
 NEXT_ITEM: Final = re.compile(rb"\x04.{4}[^\x00][ -~]|\x00\x06.{4}\{", re.DOTALL)
 # In a package also a command that can follow device state: PING or POSTCOPY_RUN.
@@ -185,7 +194,7 @@ def plausible(behind: bytes | bytearray, context: Context, seen: set[int], *, en
         name = behind[6 : 6 + behind[5]]
         if not behind[5] or not printable(name) or U32.unpack_from(behind, 1)[0] in seen:
             return False
-        if len(behind) < 14 + behind[5]:
+        if len(behind) < ANNOUNCED.least + behind[5]:
             return ended or None
         return parse_header(behind) is not None
     if kind in (ItemType.SECTION_PART, ItemType.SECTION_END):
@@ -211,7 +220,7 @@ def plausible(behind: bytes | bytearray, context: Context, seen: set[int], *, en
 def looked_at(behind: bytes) -> int:
     """How many bytes `plausible` looks at, at most."""
     if len(behind) > 5 and behind[0] in (ItemType.SECTION_FULL, ItemType.SECTION_START):
-        return 14 + behind[5]
+        return ANNOUNCED.least + behind[5]
     return 7
 
 
@@ -219,7 +228,7 @@ def parse_header(data: bytes | bytearray | memoryview) -> tuple[SectionFacts, in
     """The header of a START or FULL section and its length; None if that is not one."""
     if len(data) < 6 or data[0] not in (ItemType.SECTION_START, ItemType.SECTION_FULL):
         return None
-    length = 14 + data[5]
+    length = ANNOUNCED.least + data[5]
     if not data[5] or len(data) < length:
         return None
     idstr = bytes(data[6 : 6 + data[5]])

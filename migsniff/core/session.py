@@ -39,7 +39,7 @@ from migsniff.core.pagesize import FIRST_PAGES
 from migsniff.core.reached import may_drain, reached, settled
 from migsniff.core.tls import TlsReader
 from migsniff.core.verdict import BESIDE, ConnectionEnd, judge, located
-from migsniff.core.wire import MULTIFD_HELLO
+from migsniff.core.wire import MULTIFD_HELLO, U32
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -267,7 +267,7 @@ class Session:
         queue = connection.queues["fwd"]
         queue.push(chunk)
         connection.head = queue.peek(MULTIFD_HELLO.size)
-        found = classify(connection.head, self.context, ended=chunk.kept == "none")
+        found = self._classified(connection.head, ended=chunk.kept == "none")
         if found is None:
             queue.detach()
             return
@@ -299,7 +299,9 @@ class Session:
             role=role,
             detail=detail,
         )
-        if role == "main" and any(other.main is not None for other in self.connections.values()):
+        if role in ("main", "resumed"):
+            self._forget_strays()
+        if role == "main" and self._has_main:
             old = self.context  # another try: what the first one told of itself does not hold for it
             self.context = Context(
                 want_contents=old.want_contents,
@@ -310,6 +312,19 @@ class Session:
         connection.parse(self.context, self.budget)
         if self._stopped is not None and decoder.steps is not None:
             yield from decoder.stop(self._stopped[0], **self._stopped[1])
+
+    @property
+    def _has_main(self) -> bool:
+        return any(connection.main is not None for connection in self.connections.values())
+
+    def _classified(self, head: bytes, *, ended: bool) -> tuple[str, str] | None:
+        return classify(head, self.context, ended=ended, beside_main=self._has_main)
+
+    def _forget_strays(self) -> None:
+        """A main channel is here: what ended within the magic before it was no try of this migration's."""
+        for other in self.connections.values():
+            if len(other.head) < U32.size:
+                other.main = None
 
     def _name(self, connection: Connection, role: str) -> str:
         taken = {other.name for other in self.connections.values()}
@@ -324,9 +339,7 @@ class Session:
         if connection.ended(ended.direction):
             return
         if ended.direction == "fwd" and connection.role is None and (head := connection.head):
-            yield from self._identify(
-                connection, *(classify(head, self.context, ended=True) or ("unknown", ""))
-            )
+            yield from self._identify(connection, *(self._classified(head, ended=True) or ("unknown", "")))
         decoder = self._last = connection.decoders.get(ended.direction)
         order = next(self._order)
         if decoder is not None and connection.multifd is not None and not self.knows_memory:

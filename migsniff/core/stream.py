@@ -4,6 +4,7 @@ Parsers are generators over the byte queue: they read like blocking code, yield 
 the bytes run out. Format: migration/savevm.c, QEMU 5.2 to 11.1.
 """
 
+from migsniff.core import wire
 from migsniff.core.bytequeue import ByteQueue, Steps
 from migsniff.core.commands import read_command
 from migsniff.core.configuration import read_configuration
@@ -28,6 +29,8 @@ from migsniff.core.sectionend import find_end, find_footer
 from migsniff.core.text import checked, printable_length
 from migsniff.core.vmdescription import read_description
 from migsniff.core.wire import (
+    ANNOUNCED,
+    CONTINUED,
     FILE_MAGIC,
     FILE_VERSION,
     MAX_SECTIONS,
@@ -37,6 +40,7 @@ from migsniff.core.wire import (
     ItemType,
 )
 
+PART, FOOTER = CONTINUED.struct, wire.FOOTER.struct
 KINDS: dict[int, SectionType] = {
     ItemType.SECTION_START: "START",
     ItemType.SECTION_PART: "PART",
@@ -194,11 +198,13 @@ class MainReader:
         queue, context = self.queue, self.context
         start = queue.at
         self.item = f"the header of a {KINDS[kind]} section"
-        yield from queue.wait(6)
-        length = 14 + queue.data[queue.pos + 5]
-        (section_id,) = U32.unpack_from(queue.data, queue.pos + 1)
+        before = ANNOUNCED.struct.size + 1
+        yield from queue.wait(before)
+        _, section_id = ANNOUNCED.struct.unpack_from(queue.data, queue.pos)
+        count = queue.data[queue.pos + before - 1]
+        length = ANNOUNCED.least + count
         idstr = checked(
-            (yield from queue.fitting(6, length - 14, printable_length)), f"the name of section {section_id}"
+            (yield from queue.fitting(before, count, printable_length)), f"the name of section {section_id}"
         )
         yield from queue.wait(length)
         header = bytes(queue.data[queue.pos : queue.pos + length])
@@ -220,16 +226,16 @@ class MainReader:
         """A PART or END of a section that has been announced."""
         queue = self.queue
         start = queue.at
-        if not queue.ensure(5):
+        if not queue.ensure(PART.size):
             self.item = f"the header of a {KINDS[kind]} section"
-            yield from queue.wait(5)
+            yield from queue.wait(PART.size)
             self.item = "between sections"
-        (section_id,) = U32.unpack_from(queue.data, queue.pos + 1)
+        _, section_id = PART.unpack_from(queue.data, queue.pos)
         facts = self.context.sections.get(section_id)
         if facts is None:
             code = "resumed-alone" if self.resumed else "section-unknown"
             raise StreamProblem(code, kind=KINDS[kind], section_id=section_id)
-        queue.advance(5)
+        queue.advance(PART.size)
         self.switched = self.switched or kind == ItemType.SECTION_END
         self.item = f"section {facts.idstr} instance {facts.instance_id} ({KINDS[kind]})"
         yield from self._live(kind, facts, start, None)
@@ -247,6 +253,8 @@ class MainReader:
                 summary = yield from handler.read(self.queue)
                 yield from self._footer(facts)
             except StreamProblem as problem:
+                if problem.code == "string-text":
+                    raise  # disk contents may stand where a name must, and must not be kept as a section is
                 yield self.undecodable(problem)
                 provisional = True
         if provisional:
@@ -318,13 +326,13 @@ class MainReader:
         if not context.footers:
             self.at_footer = False
             return
-        if not queue.ensure(5):
-            yield from queue.wait(5)
+        size = FOOTER.size
+        if not queue.ensure(size):
+            yield from queue.wait(size)
         self.at_footer = False
-        found = queue.data[queue.pos], U32.unpack_from(queue.data, queue.pos + 1)[0]
-        if found != (ItemType.SECTION_FOOTER, facts.section_id):
-            raise StreamProblem("footer", section_id=facts.section_id, found=queue.peek(5).hex(" "))
-        queue.advance(5)
+        if FOOTER.unpack_from(queue.data, queue.pos) != (ItemType.SECTION_FOOTER, facts.section_id):
+            raise StreamProblem("footer", section_id=facts.section_id, found=queue.peek(size).hex(" "))
+        queue.advance(size)
 
     # ------------------------------------------------------------ what is wrong
 

@@ -18,6 +18,19 @@ def printable_length(name: bytes) -> int:
     return len(name) if printable(name) else next(n for n, b in enumerate(name) if not 0x20 <= b < 0x7F)
 
 
+def text_length(name: bytes) -> int:
+    """How many of the first bytes can be those of UTF-8 without control characters, as bitmaps are named."""
+    good = next((n for n, b in enumerate(name) if b < 0x20 or b == 0x7F), len(name))
+    try:
+        name[:good].decode()
+    except UnicodeDecodeError as error:
+        if error.reason == "invalid start byte":
+            return error.start
+        if error.end < good:  # else it is the beginning of a character
+            return error.end
+    return good
+
+
 def checked(name: bytes, what: str) -> str:
     """A name that QEMU writes in printable ASCII; StreamProblem if it is anything else."""
     if not name:

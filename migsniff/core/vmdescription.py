@@ -9,7 +9,7 @@ from migsniff.core.bytequeue import Steps
 from migsniff.core.description import Description
 from migsniff.core.errors import StreamProblem
 from migsniff.core.events import DescriptionFound
-from migsniff.core.wire import MAX_DESCRIPTION, U32, ItemType
+from migsniff.core.wire import MAX_DESCRIPTION, U32, VMDESCRIPTION, ItemType
 
 if TYPE_CHECKING:
     from migsniff.core.stream import MainReader
@@ -28,11 +28,11 @@ def read_description(main: "MainReader") -> Steps:
         return
     start = queue.mark = queue.at
     main.item = "the description"
-    yield from queue.wait(5)
-    (length,) = U32.unpack_from(queue.data, queue.pos + 1)
+    yield from queue.wait(VMDESCRIPTION.least)
+    (length,) = U32.unpack_from(queue.data, queue.pos + VMDESCRIPTION.struct.size)
     if length > MAX_DESCRIPTION:
         raise StreamProblem("length", what="a description", length=length, limit=MAX_DESCRIPTION)
-    queue.advance(5)
+    queue.advance(VMDESCRIPTION.least)
     text = bytearray()
     while len(text) < length:
         if not (some := queue.take_some(length - len(text))):

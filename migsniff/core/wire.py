@@ -127,9 +127,6 @@ class Command(IntEnum):
     SWITCHOVER_START = 11
 
 
-COMMAND_HEAD: Final = Struct(">BH")  # type byte of the item, number of the command
-
-
 class ReturnPathType(IntEnum):
     """Messages of the destination (MIG_RP_MSG_* in migration/migration.h)."""
 
@@ -161,10 +158,10 @@ MULTIFD_HELLO_LAYOUT: Final = Layout(
     ("magic", "I"), ("version", "I"), ("uuid", "16s"), ("channel_id", "B"), ("unused", "39x")
 )
 MULTIFD_HELLO: Final = MULTIFD_HELLO_LAYOUT.struct
+_MULTIFD_HEAD: Final = ("magic", "I"), ("version", "I"), ("flags", Named("I", MultifdFlag))
+MULTIFD_HEAD: Final = Layout(*_MULTIFD_HEAD).struct  # tells what kind of packet it is
 MULTIFD_PACKET_LAYOUT: Final = Layout(
-    ("magic", "I"),
-    ("version", "I"),
-    ("flags", Named("I", MultifdFlag)),
+    *_MULTIFD_HEAD,
     ("pages_alloc", "I"),
     ("normal_pages", "I"),
     ("next_packet_size", "I"),
@@ -176,9 +173,7 @@ MULTIFD_PACKET_LAYOUT: Final = Layout(
 )
 MULTIFD_PACKET: Final = MULTIFD_PACKET_LAYOUT.struct
 MULTIFD_DEVICE_STATE_LAYOUT: Final = Layout(
-    ("magic", "I"),
-    ("version", "I"),
-    ("flags", Named("I", MultifdFlag)),
+    *_MULTIFD_HEAD,
     ("idstr", "256s"),
     ("instance_id", "I"),
     ("next_packet_size", "I"),
@@ -197,7 +192,9 @@ ANNOUNCED: Final = Layout(
 )
 CONTINUED: Final = Layout(TYPE, ("section_id", "I"))
 FOOTER: Final = CONTINUED
-COMMAND_HEADER: Final = Layout(TYPE, ("command", Named("H", Command)), ("length", "H"))
+_COMMAND_HEAD: Final = TYPE, ("command", Named("H", Command))
+COMMAND_HEAD: Final = Layout(*_COMMAND_HEAD).struct
+COMMAND_HEADER: Final = Layout(*_COMMAND_HEAD, ("length", "H"))
 VMDESCRIPTION: Final = Layout(TYPE, ("text", "str32"))
 RETURN_PATH_HEADER: Final = Layout(("message", Named("H", ReturnPathType)), ("length", "H"))
 RAM_WORD: Final = ("word", Named("Q", RamFlag))
@@ -265,7 +262,9 @@ PAGE_STATE_SEGMENT: Final = 1 << 16  # pages whose state is made together
 MAX_PAGE_STATE_SLACK: Final = 64 << 20  # bytes of page state beside one for each page record
 PAGE_SIZE_RECORDS: Final = 8  # page records that are tried to find the page size
 PAGE_SIZE_LOOKAHEAD: Final = 2 * 65536 + 1024
-MAX_ITEM_HEADER: Final = 5 + 14 + 255  # footer, and the longest header of a section behind it
+MAX_ITEM_HEADER: Final = (
+    FOOTER.least + ANNOUNCED.least + 255
+)  # footer, and the longest header of a section behind it
 
 
 class ColoMessageType(IntEnum):

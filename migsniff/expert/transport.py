@@ -16,7 +16,7 @@ from migsniff.core.events import (
     ReturnPathMessage,
     Verdict,
 )
-from migsniff.core.wire import MULTIFD_MAGIC, MULTIFD_VERSION, U32
+from migsniff.core.wire import MULTIFD_HEAD, MULTIFD_MAGIC, MULTIFD_VERSION
 from migsniff.expert.codes import finding
 from migsniff.expert.endings import HOW, how_it_ended
 from migsniff.expert.evidence import message, section_footer
@@ -226,4 +226,4 @@ def _packet(packet: MultifdPacket) -> str:
 
 
 def _packet_head(packet: MultifdPacket) -> bytes:
-    return U32.pack(MULTIFD_MAGIC) + U32.pack(MULTIFD_VERSION) + U32.pack(packet.flags)
+    return MULTIFD_HEAD.pack(MULTIFD_MAGIC, MULTIFD_VERSION, packet.flags)

@@ -72,7 +72,10 @@ class Group(Generic[T]):
 
 
 def opening_of(head: bytes, pair: Hashable, peer: str, *, final: bool = False) -> Opening | None:
-    """What a connection from `peer` begins with; None if it takes more bytes. `final`: no more will come."""
+    """What a connection from `peer` begins with; None if it takes more bytes. `final`: no more will come.
+
+    What ends within the magic is "other": it never keeps the main channel of a migration from joining it.
+    """
     host = peer.rpartition(":")[0] or peer
     magic = U32.unpack_from(head)[0] if len(head) >= U32.size else None
     if magic is None and not final:

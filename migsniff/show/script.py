@@ -23,11 +23,10 @@ from migsniff.core.events import (
     RamSection,
     Section,
 )
+from migsniff.core.wire import ANNOUNCED, FOOTER
 
 INDENT: Final = "    "
 SLICE: Final = 1 << 16  # array elements formatted at a time
-SECTION_HEADER: Final = 14  # type, section id, length of the name, instance id, version id
-SECTION_FOOTER: Final = 5
 
 Write = Callable[[str], object]
 Format = Callable[[bytes, int, str], str]
@@ -129,8 +128,8 @@ def _indented(value: object) -> str:
 
 
 def _undescribed(write: Write, section: DeviceSection) -> None:
-    header = len(section.idstr.encode()) + SECTION_HEADER
-    document: dict[str, object] = {"size": section.size - header - (SECTION_FOOTER if section.footer else 0)}
+    around = ANNOUNCED.least + len(section.idstr.encode()) + (FOOTER.least if section.footer else 0)
+    document: dict[str, object] = {"size": section.size - around}
     if section.fields:
         document["data"] = b"".join(field.raw for field in section.fields).hex(" ")
     write(_indented(document))
