@@ -654,6 +654,37 @@ def test_what_two_streams_can_tell(
     assert (found and found.path, found and found.certain) == (path, certain)
 
 
+IDLE = leaf("t", 8, kind="timer", raw=b"\xff" * 8)
+VALUES = [
+    (leaf("n", 1, 1, raw=b"\1"), leaf("n", 1, 0, raw=b"\0")),
+    (IDLE, leaf("t", 8, 0, kind="timer", raw=bytes(8))),
+    (leaf("b", 2, kind="buffer", raw=b"ab"), leaf("b", 2, kind="buffer", raw=b"ac")),
+    (replace(leaf("m", 8, kind="bitmap", raw=b"\1"), value="0"), leaf("m", 8, kind="bitmap", raw=b"\0")),
+    (replace(leaf("f", 8, kind="float64"), value=1.0), replace(leaf("f", 8, kind="float64"), value=2.0)),
+    (leaf("q", 9, kind="qtailq"), leaf("q", 1, kind="qtailq")),
+    (leaf("q", 9, kind="qtailq"), None),
+    (
+        leaf("q", 9, kind="qtailq", children=(leaf("x", 1, 1),)),
+        leaf("q", 9, kind="qtailq", children=(leaf("x", 1, 0),)),
+    ),
+]
+"""Fields that differ, of every type that tells its value in a way of its own."""
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+@pytest.mark.parametrize(("one", "other"), VALUES)
+def test_any_value_may_tell_whether_a_field_comes(one: Field, other: Field | None, swapped: bool) -> None:
+    """Whichever side has it; "mid" lest it is right before."""
+    mid, more = leaf("mid", 1, 0), leaf("more", 1, 1)
+    sides = [[one, mid], [*([other] if other else []), mid]]
+    sides[swapped].append(more)
+    found = Fit(sides[0], sides[1]).misfit()
+    assert (found and found.path, found and found.certain) == ("more", False)
+    equal = [one, mid]
+    found = Fit([*equal, more], equal).misfit()
+    assert (found and found.path, found and found.certain) == ("more", True)
+
+
 def test_what_is_uncertain_hides_nothing() -> None:
     here = told(1, REST, DATA, leaf("a", 4))
     found = Fit(here, told(0, REST, leaf("a", 8))).misfit()
