@@ -160,7 +160,8 @@ def _add_expert(parser: argparse.ArgumentParser) -> None:
 def _add_check(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Compare a stream with a destination: what fails first comes first, in QEMU's words. Exit code 0: it "
-        "loads as far as can be told, 1: it will fail, 2: one of the files cannot be read."
+        "loads as far as can be told, 1: it will fail, 4: it breaks off, and up to there nothing was found, "
+        "2: one of the files cannot be read."
     )
     parser.add_argument("file", metavar="CAPTURE|FILE|-")
     parser.add_argument(

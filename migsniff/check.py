@@ -28,7 +28,9 @@ from migsniff.rings import ring_findings
 from migsniff.show.findings import dump
 from migsniff.show.words import escape, name, several
 
-LOADS, FAILS, NO_ANSWER = 0, 1, 2
+LOADS, FAILS, NO_ANSWER = 0, 1, 4  # see cli.py for the others
+RANKED: Final = (LOADS, NO_ANSWER, FAILS)
+"""From best to worst: of several migrations the worst is told."""
 MAX_FINDINGS: Final = 10_000
 RINGS: Final = "virtqueue-no-address"
 """What the expert's rules tell of a device, and a destination too."""
@@ -122,7 +124,7 @@ def check(options: argparse.Namespace) -> int:
         for _, finding in ring_findings(options, migration, one.queues, one.omitted):
             one.take(finding)
         findings = one.findings()
-        worst = max(worst, exit_code(one, findings))
+        worst = max(worst, exit_code(one, findings), key=RANKED.index)
         if options.format == "json":
             json.dump(to_dict(migration, one, findings), sys.stdout, indent=2)
             print()

@@ -1,7 +1,7 @@
 """Arguments and exit codes; what the commands do is elsewhere.
 
-Exit codes: 0 the stream is fine, 1 it is bad (truncated and cancelled too) or cannot be read, 2 usage, 3 and
-up a bug of migsniff. The proxy exits with the worst it saw.
+Exit codes: 0 the stream is fine, 1 it is bad (truncated and cancelled too) or cannot be read, 2 usage, 3 a
+bug of migsniff. The proxy exits with the worst it saw. diff and check have their own; 4 is check's alone.
 """
 
 import argparse

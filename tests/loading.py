@@ -67,11 +67,17 @@ def stream(
     capabilities: Sequence[str] = (),
     disk: bytes = b"",
     files: Mapping[str, bytes] | None = None,
+    commands: Sequence[str] = (),
 ) -> bytes:
-    """What this QEMU migrates, after `runs` seconds of its firmware, or of what it boots from a disk."""
+    """What this QEMU migrates, after `runs` seconds of its firmware, or of what it boots from a disk.
+
+    `commands` of QMP come first.
+    """
     side = Side(version, arguments, *([] if runs else ["-S"]), arch=arch, disk=disk, files=files)
     try:
         time.sleep(runs)
+        for command in commands:
+            side.qemu.execute(command)
         states = [{"capability": each, "state": True} for each in capabilities]
         side.qemu.execute("migrate-set-capabilities", capabilities=states)
         side.qemu.execute("migrate-set-parameters", **{"max-bandwidth": 1 << 40})

@@ -9,7 +9,9 @@ from typing import Any, TypedDict
 import pytest
 
 from migsniff.cli import main
-from tests.checkpairs import DOUBT, DUMP, FAIL, LOAD, Pair
+from migsniff.compare.inventory import Inventory
+from migsniff.destination import read_destination
+from tests.checkpairs import ARCH, DOUBT, DUMP, FAIL, LOAD, Pair
 from tests.loading import load, schema, stream
 from tests.qemu import require
 
@@ -143,6 +145,24 @@ def test_a_dump_says_nothing_wrong(pair: Pair, tmp_path: Path, capsys: pytest.Ca
     wrong = [each["code"] for each in findings if each["severity"] in ("warn", "error")]
     assert wrong == list(pair.dump), findings  # of what fails here, why it tells no more: see the document
     assert code == bool(wrong)
+
+
+@pytest.mark.parametrize("version", ["5.2", "7.2", "10.0", "11.1"])
+@pytest.mark.parametrize(
+    ("runs", "commands", "at_reset"),
+    [(0, [], True), (0.3, ["stop"], False), (0.3, ["stop", "system_reset"], False)],
+    ids=["never ran", "stopped", "stopped and reset"],
+)
+def test_whether_a_guest_has_ever_run(
+    version: str, runs: float, commands: list[str], at_reset: bool, tmp_path: Path
+) -> None:
+    """What no reset clears may be a guest's: then nothing is certain of it."""
+    require(version, ARCH)
+    path = tmp_path / "stream"
+    path.write_bytes(stream(version, "-M q35", runs=runs, commands=commands))
+    made = read_destination(str(path)).local
+    assert isinstance(made, Inventory)
+    assert made.at_reset is at_reset
 
 
 def test_the_document_lists_the_pairs() -> None:

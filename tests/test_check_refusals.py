@@ -270,13 +270,22 @@ def test_the_mask_of_aer(stream: int, device: int, at_reset: bool, certain: bool
 
 
 @pytest.mark.parametrize(
-    ("state", "at_reset"),
-    [(b"prelaunch\0rest", True), (b"running\0", False), (b"prelaunched\0", False), (b"", False)],
+    ("state", "clock", "at_reset"),
+    [
+        (b"prelaunch\0rest", 0, True),
+        (b"prelaunch\0rest", 300_000_000, False),  # system_reset of a guest that had been stopped
+        (b"prelaunch\0rest", None, False),
+        (b"running\0", 0, False),
+        (b"prelaunched\0", 0, False),
+        (b"", 0, False),
+    ],
 )
-def test_what_a_destination_says_of_itself(state: bytes, at_reset: bool) -> None:
+def test_what_a_destination_says_of_itself(state: bytes, clock: int | None, at_reset: bool) -> None:
     made = destination("pc")
     assert not made.at_reset
     made.show("", 0, section(Field("runstate", "buffer", 0, 100, raw=state), idstr="globalstate"))
+    if clock is not None:
+        made.show("", 0, section(Field("cpu_clock_offset", "int64", 0, 8, value=clock), idstr="timer"))
     assert made.at_reset is at_reset
 
 

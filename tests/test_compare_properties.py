@@ -34,7 +34,7 @@ Ran = tuple[int, str, str]
 
 
 def run(*arguments: str) -> Ran:
-    """A command's exit code and what it wrote; a bug of ours is 3 or more."""
+    """A command's exit code and what it wrote; a bug of ours is 3."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = main([*arguments, "--descriptions", "none"])
@@ -89,7 +89,7 @@ def test_any_stream_fits_itself_and_does_not_differ(data: bytes) -> None:
     with files(data, data) as (one, other):
         code, out, err = run("check", one, "--against", other, "-T", "json")
         found = json.loads(out)
-        assert code == (0 if found["complete"] else 2), (out, err)
+        assert code == (0 if found["complete"] else 4), (out, err)
         assert found["loads"] is (True if found["complete"] else None)
         assert [each for each in found["findings"] if each["severity"] in ("warn", "error")] == []
         code, out, err = run("diff", one, other, "-T", "json")
@@ -124,7 +124,7 @@ def test_check_never_fails_and_live_it_says_the_same(capture: bytes, there: byte
     """Of what `check` says in the end, --check-against has said everything, beside what it has taken back."""
     with files(capture, there) as (one, other):
         code, out, err = run("check", one, "--against", other, "-T", "json")
-        assert code in (0, 1, 2), err
+        assert code in (0, 1, 4), err
         found = {(each["code"], each.get("section", "")) for each in json.loads(out)["findings"]}
         code, out, err = run("expert", one, "--check-against", other, "-T", "json")
         assert code in (0, 1), err
@@ -140,9 +140,9 @@ SAMPLES = ("x86-72-pc", "x86-111-q35", "s390x-72-ccw")
 def answered(ran: Ran) -> None:
     """An answer, or one clear sentence; of what is cut off, the answer that nobody can tell."""
     code, out, err = ran
-    assert code in (0, 1, 2), err
+    assert code in (0, 1, 2, 4), err
     assert "Traceback" not in out + err
-    if code == 2 and out:
+    if code == 4:
         assert json.loads(out)["loads"] is None
     elif code == 2:
         assert err.startswith("migsniff: ")

@@ -10,6 +10,7 @@ from migsniff.core.events import (
     DeviceSection,
     EndOfStream,
     Event,
+    Field,
     LiveSection,
     RamBlock,
     RamBlocks,
@@ -52,10 +53,15 @@ class Inventory:
 
     @property
     def at_reset(self) -> bool:
-        """Whether no CPU of this guest has run yet (-S)."""
-        state = self.sections.get(("globalstate", 0))
-        fields = state.fields if isinstance(state, DeviceSection) else ()
-        return any(one.name == "runstate" and one.raw.startswith(PRELAUNCH) for one in fields)
+        """Whether no CPU of this guest has run yet (-S).
+
+        A guest that was stopped and reset is "prelaunch" too, with registers that no reset clears; but its
+        virtual clock has run (QEMU 5.2 to 11.1), which no reset sets back.
+        """
+        state, clock = self._field("globalstate", "runstate"), self._field("timer", "cpu_clock_offset")
+        return (
+            state is not None and state.raw.startswith(PRELAUNCH) and clock is not None and clock.value == 0
+        )
 
     @property
     def devices(self) -> dict[tuple[str, int], DeviceSection]:
@@ -83,6 +89,11 @@ class Inventory:
                 self.all_sent = True
             case Verdict():
                 self.verdict = event
+
+    def _field(self, idstr: str, label: str) -> Field | None:
+        section = self.sections.get((idstr, 0))
+        fields = section.fields if isinstance(section, DeviceSection) else ()
+        return next((one for one in fields if one.name == label), None)
 
     def _section(self, event: Section, *, newer: bool) -> None:
         key = event.idstr, event.instance_id

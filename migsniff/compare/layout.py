@@ -60,7 +60,7 @@ class Fit:
     counts: set[Ratio] = field(default_factory=set)
     """Numbers that differ, here and there, and that the destination takes as they are."""
     ratios: set[Ratio] = field(default_factory=set)
-    """What differs so far, all numbers, reduced."""
+    """Of the numbers that differ so far, reduced."""
 
     def misfit(self) -> Misfit | None:
         """Of the fields; names may differ, bytes may not."""
@@ -105,6 +105,7 @@ class Fit:
                 before = here, there
             elif not _told_before(before, bool(here)):
                 yield from self._alone(here, there, above, older=older)
+                self.differs = True
 
     def _alone(self, here: Array, there: Array, above: str, *, older: bool) -> Iterator[Misfit]:
         """What one side has; of an array the other may have no elements, which do not show."""
@@ -123,9 +124,7 @@ class Fit:
         """Compare a field, or the elements of an array of structs."""
         one, other = here[0], there[0]
         own, its = _total(here), _total(there)
-        if one.type in VARYING or other.type in VARYING:
-            return
-        if own == its:
+        if own == its or one.type in VARYING or other.type in VARYING:
             self._note_inside(here, there, depth)
             return
         path = f"{above}{one.name}"
@@ -177,10 +176,10 @@ class Fit:
     def _note(self, here: Array, there: Array) -> None:
         for one, other in zip(here, there, strict=False):
             values = one.value, other.value
-            if values[0] == values[1] or not isinstance(values[0], int | tuple):
+            if values[0] == values[1] and (one.size, one.raw) == (other.size, other.raw):
                 continue
             self.differs = True
-            if isinstance(values[0], int) and isinstance(values[1], int):
+            if isinstance(values[0], int) and isinstance(values[1], int) and values[0] != values[1]:
                 pair = values[0], values[1]
                 self.ratios.add(_reduced(pair))
                 if INTEGER.fullmatch(one.type) and INTEGER.fullmatch(other.type):
