@@ -41,6 +41,8 @@ from migsniff.taps import Migrations
 SAME_SIGNAL: Final = 0.2  # seconds within which two signals are one, sent on by whoever started migsniff
 SWITCH_INTERVAL: Final = 0.0005  # seconds a thread of ours may hold the interpreter while bytes wait
 CLOSING: Final = 0.5  # seconds for what waits to be decoded when a second signal has come
+AT_ONCE: Final = 0.25  # seconds for the records that wait then
+PATIENCE: Final = 5.0  # and for those that wait when all migrations have ended
 GRACE: Final = 5.0  # seconds for the disk to take what is left
 
 
@@ -282,6 +284,7 @@ class Proxy:
 
     async def _close(self) -> None:
         """Write what waits: the captures, the log, the view's summary."""
+        patience = AT_ONCE if self.running else PATIENCE
         close_all(self.running.values(), CLOSING)
         deadline = time.monotonic() + GRACE
         for capture in self._captures:
@@ -289,16 +292,19 @@ class Proxy:
                 self.say(f"the disk did not take the capture in {capture.path} in time")
         self._known.close(max(0.0, deadline - time.monotonic()))
         if self.matching is not None:
-            self.matching.close()
+            self.matching.close(patience)
         if self.view is not None:
             self.view.stop()
+            self.view = None  # which shows no messages any more
         self._statistics.close()
         self._print_tables()
         if self.log is not None:
-            self.log.close()
+            self.log.close(patience)
             if self.log.error is not None:
                 self.say(f"the log ended: {self.log.error.strerror}")
         for shown in (self.log, self.matching):
+            if shown is not None and shown.missing:
+                self.say(shown.missing)
             if shown is not None and shown.failed is not None:
                 self.exit_code = 3
         if (wanted := self._log_options.wanted) is not None and wanted.failed is not None:

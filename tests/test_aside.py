@@ -1,6 +1,7 @@
 """Records made aside: whatever takes long there holds up no caller, and what cannot wait is told."""
 
 import json
+import os
 import struct
 import threading
 import tracemalloc
@@ -28,9 +29,12 @@ from migsniff.core.events import (
 )
 from migsniff.core.messages import COMMANDS
 from migsniff.core.wire import Command
-from migsniff.show.aside import ENTRY_COST, ITEM_COST, LIMIT, Aside
-from migsniff.show.log import Log, LogOptions
+from migsniff.filter.compile import Column
+from migsniff.show import aside
+from migsniff.show.aside import ENTRY_COST, ITEM_COST, LIMIT, Aside, unmade_text
+from migsniff.show.log import UNWRITTEN, Log, LogOptions
 from migsniff.values import explain as explaining
+from migsniff.values.explain import Explainer
 from migsniff.values.large import LEFT_OUT, cost
 from tests.synthetic import PRECOPY, device
 
@@ -60,7 +64,7 @@ class Shown:
 
     def all(self) -> list[object]:
         self.released.set()
-        assert self.aside.close(WAIT)
+        assert self.aside.close(WAIT) == 0
         return self.found
 
 
@@ -189,12 +193,85 @@ def test_a_bug_is_told_once_and_the_rest_is_shown() -> None:
     assert shown.aside.failed is not None
 
 
-def test_close_does_not_wait_for_ever() -> None:
+def test_for_what_there_is_no_time_is_counted_and_verdicts_are_shown() -> None:
+    """The first record takes long; when that is made the others are too late."""
     shown = Shown()
+    for _ in range(10):
+        shown.aside.show("m", 0, section(0))
     shown.aside.show("m", 0, VERDICT)
-    assert not shown.aside.close(0.05)
-    shown.released.set()
-    assert shown.aside.close(WAIT)
+    shown.aside.show("n", 0, section(0))
+    shown.aside.do(shown.found.append, "end")
+    threading.Timer(0.2, shown.released.set).start()
+    assert shown.aside.close(0.05) == 10
+    assert shown.found == [section(0), 9, VERDICT, 1, "end"]
+
+
+def test_a_record_that_takes_for_ever_keeps_no_verdict_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aside, "LAST", 0.05)
+    released = threading.Event()
+    found: list[object] = []
+
+    def show(migration: str, time: int, event: Event) -> None:
+        if not isinstance(event, Verdict):
+            released.wait(WAIT)
+        found.append(event)
+
+    slow = Aside("test", show, lost=found.append)
+    for event in (section(0), section(0), VERDICT):
+        slow.show("m", 0, event)
+    slow.do(found.append, "end")
+    assert slow.close(0.05) == 2
+    released.set()
+    assert found[:3] == [2, VERDICT, "end"]
+
+
+def test_what_is_missing_last_is_told() -> None:
+    shown = Shown(limit=ENTRY_COST)
+    for _ in range(10):
+        shown.aside.show("m", 0, section(0))
+    *kept, missing = shown.all()
+    assert isinstance(missing, int)
+    assert len(kept) + missing == 10
+
+
+@pytest.mark.parametrize("format", ["text", "json", "ndjson", "fields"])
+def test_a_log_that_has_no_time_says_what_is_missing(
+    format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released = threading.Event()
+    explained = Explainer.learn
+
+    def slow(self: Explainer, *args: Any) -> None:
+        assert released.wait(WAIT)
+        explained(self, *args)
+
+    monkeypatch.setattr(Explainer, "learn", slow)
+    path = tmp_path / "log"
+    with path.open("wb") as file:
+        columns = (Column("type"), Column("verdict.outcome"))
+        log = Log(LogOptions(format=format, columns=columns), file.fileno(), blocking=False)  # type: ignore[arg-type]
+        for time, event in PRECOPY:
+            log.show("m", time, event)
+        threading.Timer(0.2, released.set).start()
+        log.close(0.05)
+    count = len(PRECOPY) - 2
+    assert log.missing == unmade_text(count)
+    text = path.read_text()
+    assert str(count) in text
+    assert VERDICT.outcome in text.lower().splitlines()[-2 if format == "json" else -1]
+    if format == "json":
+        assert [record["type"] for record in json.loads(text)] == ["channel", "dropped", "verdict"]
+
+
+def test_a_log_that_nobody_reads_says_so() -> None:
+    reader, writer = os.pipe()
+    log = Log(LogOptions(), writer, blocking=False)
+    for _ in range(100):
+        for time, event in PRECOPY:
+            log.show("m", time, event)
+    log.close(0.3)
+    assert log.missing == UNWRITTEN
+    os.close(reader)
 
 
 @pytest.mark.parametrize("format", ["text", "json"])

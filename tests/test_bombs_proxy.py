@@ -49,7 +49,7 @@ class Sink:
             threading.Thread(target=self._read, args=(connection, self.found[-1]), daemon=True).start()
 
     def _read(self, connection: socket.socket, found: list[int]) -> None:
-        with connection:
+        with connection, contextlib.suppress(ConnectionResetError):
             while data := connection.recv(1 << 20):
                 found[:] = found[0] + len(data), crc32(data, found[1])
 

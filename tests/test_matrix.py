@@ -90,10 +90,11 @@ def test_a_run_writes_what_ran_and_keeps_the_other_cells(tmp_path: Path) -> None
     written.write_text(table(RAN))
     again = Outcome(Cell("10.0", "virt", "plain"), "10.0.13")
     results.write_bytes(msgspec.json.encode(again) + b"\n")
-    only = ("--only", "5.2", "--only", "pc", "--only", "preempt")  # a cell that is not there: no QEMU starts
+    only = ("--only", "7.2", "--only", "pc", "--only", "mapped-ram")  # which 7.2 has not: no QEMU starts
     given = (*only, "--results", str(results), "--table", str(written))
     subprocess.run([sys.executable, "-m", "tests.matrix", *given], check=True, capture_output=True)
-    assert written.read_text() == table([*RAN, again])
+    told, _, _ = written.read_text().partition("\nQEMUs that are not there")
+    assert told == table([*RAN, again])
 
 
 def test_a_cell_whose_qemu_is_missing_now_keeps_its_outcome() -> None:

@@ -9,6 +9,7 @@ from msgspec import UNSET
 from msgspec.structs import astuple, replace
 
 from migsniff.core.events import DeviceSection, Event, Verdict
+from migsniff.show.words import several
 from migsniff.values.large import bare, cost, large, limited
 
 LIMIT: Final = 128 << 20
@@ -19,8 +20,10 @@ ITEM_COST: Final = 1 << 9
 GATHER_SECONDS: Final = 0.02
 """How long events are gathered before their records are made, unless each is to be flushed."""
 CLOSING: Final = 5.0  # seconds for what waits
+LAST: Final = 0.5  # seconds for the record that is then being made, and for the verdicts
 
 Show = Callable[[str, int, Event], None]
+Thing = tuple[int, Callable[..., None], tuple[object, ...]]
 
 
 class Aside:
@@ -47,8 +50,11 @@ class Aside:
         self._lost = lost
         self._report = report
         self._missing = 0
+        self._late = False  # only what must not be missing is done any more
+        self._skipped = 0  # since then, and not told to `lost` yet
+        self._unmade = 0
         self._limit = limit
-        self._things: deque[tuple[int, Callable[..., None], tuple[object, ...]]] = deque()
+        self._things: deque[Thing] = deque()
         self._queued = 0  # written by the callers' thread alone, as `_done` by the other
         self._done = 0
         self._pause = 0.0 if at_once else GATHER_SECONDS
@@ -79,17 +85,26 @@ class Aside:
         """Have something done in its turn; it is never left out."""
         self._put(0, call, arguments)
 
-    def close(self, timeout: float = CLOSING) -> bool:
-        """Do what waits, for at most so many seconds; tells whether all of it was done."""
+    def close(self, timeout: float = CLOSING) -> int:
+        """Do what waits, for at most so many seconds; tells for how many events there was no time.
+
+        They are `lost`, but verdicts are shown all the same, and what else waits is done.
+        """
+        self._tell_missing()
         self._ending.set()
         self._wake.set()
         self._thread.join(timeout)
-        return not self._thread.is_alive()
+        if self._thread.is_alive():
+            self._late = True
+            self._thread.join(LAST)
+        if self._thread.is_alive():  # one record takes as long as that: it will be too late
+            self._unmade += 1
+            self._skipped += 1
+            self._work()
+        return self._unmade
 
     def _put(self, holds: int, call: Callable[..., None], arguments: tuple[object, ...]) -> None:
-        if self._missing:
-            missing, self._missing = self._missing, 0
-            self._put(0, self._lost, (missing,))
+        self._tell_missing()
         if self._ending.is_set():
             return
         self._queued += holds + ENTRY_COST
@@ -97,17 +112,44 @@ class Aside:
         if not self._wake.is_set():
             self._wake.set()
 
+    def _tell_missing(self) -> None:
+        if self._missing:
+            missing, self._missing = self._missing, 0
+            self._put(0, self._lost, (missing,))
+
     def _run(self) -> None:
         while not self._ending.is_set() or self._things:
             self._wake.wait()
             if self._pause:
                 self._ending.wait(self._pause)
             self._wake.clear()
-            while self._things:
-                holds, call, arguments = self._things.popleft()
+            self._work()
+
+    def _work(self) -> None:
+        """Do what waits. When it is too late for the rest of the records, they are counted."""
+        while (thing := self._taken()) is not None:
+            holds, call, arguments = thing
+            del thing
+            if self._late and call is self._show and not isinstance(arguments[2], Verdict):
+                self._unmade += 1
+                self._skipped += 1
+            else:
+                self._tell_skipped()
                 self._try(call, arguments)
-                del arguments  # an event may be large
-                self._done += holds
+            del arguments  # an event may be large
+            self._done += holds
+        self._tell_skipped()
+
+    def _taken(self) -> Thing | None:
+        try:
+            return self._things.popleft()
+        except IndexError:
+            return None
+
+    def _tell_skipped(self) -> None:
+        if self._skipped:
+            skipped, self._skipped = self._skipped, 0
+            self._try(self._lost, (skipped,))
 
     def _try(self, call: Callable[..., None], arguments: tuple[object, ...]) -> None:
         try:
@@ -120,6 +162,12 @@ class Aside:
                         f"a record could not be shown ({self.failed}): a bug, please report it; "
                         "the forwarding is not touched"
                     )
+
+
+def unmade_text(count: int) -> str:
+    """What the user is told of records for which there was no time at the end."""
+    records = several(count, "record")
+    return f"no time was left to show {records}: migsniff read shows all, if a capture was saved"
 
 
 def _held(value: object) -> int:

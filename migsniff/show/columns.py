@@ -89,8 +89,8 @@ class ColumnsLog:
         self._write(self._line([column.texts(migration, time, event) for column in self._columns]))
 
     def dropped(self, count: int) -> str:
-        """The line that says how many records are missing here because the log was read too slowly."""
-        return f"# {count} records are missing here, because the log was read too slowly\n"
+        """The line that says how many records are missing here."""
+        return f"# {count} records are missing here, because the log was read, or made, too slowly\n"
 
     def close(self) -> None:
         """A log without a record has its header."""

@@ -67,7 +67,7 @@ class JsonLog:
         self._write(self._element(_dumps(_plain(record))))
 
     def dropped(self, count: int) -> str:
-        """The record that says how many records are missing here because the log was read too slowly."""
+        """The record that says how many records are missing here."""
         return self._element(json.dumps({"migration": self._migration, "type": "dropped", "count": count}))
 
     def close(self) -> None:

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from migsniff.core.events import DeviceSection, Event, Verdict
 from migsniff.filter.compile import Column, Filter
-from migsniff.show.aside import Aside
+from migsniff.show.aside import CLOSING, Aside, unmade_text
 from migsniff.show.columns import ColumnsLog, Layout
 from migsniff.show.json import JsonLog
 from migsniff.show.output import Output
@@ -17,6 +17,9 @@ from migsniff.values.explain import Explainer
 
 if TYPE_CHECKING:
     from migsniff.statistics.table import Table
+
+WRITING: Final = 2.0  # seconds for what waits to be written at the end
+UNWRITTEN: Final = "the log was not read to its end in time: what was left of it is missing"
 
 Format = Literal["text", "json", "ndjson", "fields"]
 
@@ -62,9 +65,10 @@ class Log:
     """A show sink that writes the log to `target`.
 
     `blocking`: a slow reader is waited for, as when a file is read; otherwise others wait: records are made
-    in a thread of its own, of a very large section not all fields are shown, and a slow reader's records are
-    dropped and counted, all but the verdicts. A bug in that thread goes to `report`. `wants_no_more` is true
-    once nobody reads any more, or what was asked for has been written.
+    in a thread of its own, and of a very large section not all fields are shown. Records of a slow reader are
+    then dropped and counted, and so are those for which `close` has no time, all but the verdicts. A bug in
+    that thread goes to `report`. `wants_no_more` is true once nobody reads any more, or what was asked for
+    has been written.
     """
 
     def __init__(
@@ -75,6 +79,7 @@ class Log:
         blocking: bool,
         report: Callable[[str], None] | None = None,
     ) -> None:
+        self.missing = ""  # what is not in the log, because there was no time for it when it was closed
         self._options = options
         self._full = False
         self._read: dict[tuple[str, str, str], int] = {}
@@ -176,12 +181,15 @@ class Log:
         """Write statistics of a migration."""
         self._do(self._tables, migration, tables)
 
-    def close(self) -> None:
-        """End the log, and write what waits."""
+    def close(self, timeout: float = CLOSING) -> None:
+        """End the log, and write what waits, for about so many seconds."""
         self._do(self._sink.close)
-        if self._aside is not None:
-            self._aside.close()
-        self._output.close()
+        unmade = 0 if self._aside is None else self._aside.close(timeout)
+        if unmade and not self.wants_no_more:
+            self.missing = unmade_text(unmade)
+        gone = self._output.closed
+        if not self._output.close(min(timeout, WRITING)) and not gone and self.error is None:
+            self.missing = self.missing or UNWRITTEN
 
     def _do(self, call: Callable[..., None], *arguments: object) -> None:
         """Do something in its turn among the records."""

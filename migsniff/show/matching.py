@@ -7,7 +7,7 @@ from typing import Final
 
 from migsniff.core.events import DeviceSection, Event
 from migsniff.filter.compile import Filter
-from migsniff.show.aside import Aside
+from migsniff.show.aside import CLOSING, Aside, unmade_text
 from migsniff.show.text import TextLog
 from migsniff.show.words import escape, several
 from migsniff.values.explain import Explainer
@@ -23,6 +23,7 @@ class Matching:
 
     def __init__(self, wanted: Filter, *, report: Callable[[str], None] | None = None) -> None:
         self.count = 0
+        self.missing = ""  # what was not looked at, because there was no time for it when it was closed
         self._expression = escape(wanted.expression)
         self._lines: deque[str] = deque(maxlen=KEPT)
         self._log = TextLog(self._write, wanted=wanted)
@@ -51,9 +52,10 @@ class Matching:
         """Keep the line of an event that matches."""
         self._aside.show(migration, time, event)
 
-    def close(self) -> None:
-        """Look at what waits."""
-        self._aside.close()
+    def close(self, timeout: float = CLOSING) -> None:
+        """Look at what waits, for about so many seconds."""
+        if unmade := self._aside.close(timeout):
+            self.missing = unmade_text(unmade)
 
     # ------------------------------------------------------------ what is done in the thread
 

@@ -203,8 +203,8 @@ class TextLog:
         return f"{time // 1_000_000}.{time % 1_000_000:06d}"
 
     def dropped(self, count: int) -> str:
-        """The line that says how many records are missing here because the log was read too slowly."""
-        return f"{_columns('-', 'dropped')}  {count} records, because the log was read too slowly\n"
+        """The line that says how many records are missing here."""
+        return f"{_columns('-', 'dropped')}  {count} records, because the log was read, or made, too slowly\n"
 
     def close(self) -> None:
         """Nothing is pending."""
