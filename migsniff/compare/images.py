@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from migsniff.core.events import DeviceSection, Field
+from migsniff.core.wire import IMAGE
 from migsniff.values.virtio import VirtioState, virtio_image
 from migsniff.values.virtiotransports import cut_config
 
@@ -18,9 +19,9 @@ class Images(NamedTuple):
 
 def images_of(section: DeviceSection, machine: str) -> Images:
     """The images of a device whose fields are decoded; of one that is cut off, what has come."""
-    if section.cut and section.fields and section.fields[-1].name == "virtio":
+    if section.cut and section.fields and section.fields[-1].name == IMAGE:
         return Images(cut_config(section.fields[-1].raw, section.fields[-1].offset), None, False)
-    opaque = any(field.type == "virtio" for field in section.fields)
+    opaque = any(field.type == IMAGE for field in section.fields)
     read = virtio_image(section, machine) if opaque else None
     fields, state = (section.fields, None) if read is None else read
     return Images(_config(fields), state, opaque, () if read is None else fields)

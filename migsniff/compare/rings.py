@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 
 from migsniff.compare.guestram import GuestRam, RamPlace, cmos_in
+from migsniff.compare.omitted import first_of
 from migsniff.core.events import (
     ColoMessage,
     CommandSent,
@@ -36,7 +37,6 @@ from migsniff.values.image import Order
 from migsniff.values.virtio import ACCESS_PLATFORM, RING_PACKED, VirtioState, virtio_state
 
 MASK: Final = 0xFFFF  # an index counts on from 0 behind this
-LISTED: Final = 8
 MAX_QUEUES: Final = 16384
 """Of one stream that are compared."""
 INDEX: Final = 2
@@ -126,7 +126,7 @@ class Virtqueues:
                 left.setdefault(why, []).append(f"{key[0]}/{key[1]}")
         if self._beyond:
             omitted.append(f"{several(self._beyond, 'ring')} beyond {MAX_QUEUES}")
-        omitted += [f"{why}: {_few(devices)}" for why, devices in left.items()]
+        omitted += [f"{why}: {first_of(map(name, devices), len(devices))}" for why, devices in left.items()]
         return found
 
 
@@ -305,8 +305,3 @@ class RingPages:
 def _when(time: int) -> str:
     """A time in words; a dump has none."""
     return f" ({time / 1e6:.6f} s)" if time else ""
-
-
-def _few(devices: list[str]) -> str:
-    more = f" and {len(devices) - LISTED} more" if len(devices) > LISTED else ""
-    return ", ".join(map(name, devices[:LISTED])) + more

@@ -6,7 +6,7 @@ capture has left out. Times are integer microseconds since the migration's first
 """
 
 from collections.abc import Callable, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
@@ -18,6 +18,8 @@ Party = Literal["source", "destination", "proxy", "file"]
 """Who ended a direction; "file": it is read from one that ends here, and nothing tells more."""
 EndKind = Literal["eof", "reset", "timeout", "closed", "refused", "error"]
 """End of file, a reset, the kernel gave up, closed by the proxy, dialling failed, any other error."""
+BROKEN: Final[tuple[EndKind, ...]] = ("reset", "error", "timeout")
+"""Ways to end that no QEMU that is done has."""
 Word = Annotated[str, Meta(max_length=256)]
 
 

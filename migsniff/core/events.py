@@ -417,12 +417,15 @@ class TlsRecords(Event, frozen=True, tag="tls-records", kw_only=True):
     total: int
 
 
+NOT_CLOSED: Final = "no close_notify"
+
+
 class TlsEnded(Event, frozen=True, tag="tls-end", kw_only=True):
     """The TLS records of a direction as a whole, by what they hold as far as it can be seen.
 
     `payload`: bytes inside the records. `torn`: it ended inside a record. `closed`: close_notify, another
     alert in the clear, "an encrypted alert" (TLS 1.2: close_notify as a rule), "probably close_notify"
-    (TLS 1.3: the last record has the size of an alert), or "no close_notify".
+    (TLS 1.3: the last record has the size of an alert), or NOT_CLOSED.
     """
 
     records: int

@@ -16,6 +16,7 @@ from migsniff.core.arrivals import Direction, TlsFacts
 from migsniff.core.bytequeue import ByteQueue, Steps
 from migsniff.core.errors import StreamProblem
 from migsniff.core.events import (
+    NOT_CLOSED,
     Event,
     TlsEnded,
     TlsMessage,
@@ -300,7 +301,7 @@ class TlsReader:
             alerts=self.alerts,
             application=self.application,
             payload=self.payload,
-            closed=self.closed or "no close_notify",
+            closed=self.closed or NOT_CLOSED,
             torn=self.torn,
         )
 

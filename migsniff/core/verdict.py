@@ -3,7 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from migsniff.core.arrivals import Direction, EndKind, Party
+from migsniff.core.arrivals import BROKEN, Direction, EndKind, Party
+from migsniff.core.events import NOT_CLOSED
 from migsniff.core.reached import Reached, reached
 from migsniff.core.tls import TlsReader
 from migsniff.core.wire import EARLY, PACKAGE_LOADED, PROMPT
@@ -23,7 +24,6 @@ HOW = {
 LOADING = f" while loading the package, whose PING {PACKAGE_LOADED} it did not answer"
 AT_THE_START = "it refused or died at the start"  # a QEMU that exits and one that is killed close alike
 BESIDE = ("multifd", "preempt")  # channels that carry a part of a main channel's stream
-BROKEN = ("reset", "error", "timeout")  # ways to end that no QEMU that is done has
 TOLD = 4  # channels whose end is told one by one
 
 Judgement = tuple[bool, str, str, int]
@@ -197,7 +197,7 @@ def _encrypted(connections: Sequence["Connection"]) -> Judgement:
         first = _first_end(connections)
         ending = f"; {first}" if first else ""
         return False, "truncated", f"{counts}; the stream ends {place}{ending}", 0
-    endings = [(reader.channel, reader.closed or "no close_notify") for reader in readers]
+    endings = [(reader.channel, reader.closed or NOT_CLOSED) for reader in readers]
     if len({how for _, how in endings}) == 1:
         channels = "the channel" if len(endings) == 1 else f"all {len(endings)} channels"
         told = f"{channels} ended with {endings[0][1]}"

@@ -28,13 +28,11 @@ from migsniff.core.errors import StreamProblem
 from migsniff.core.events import BREATH, Event, Field, Value
 from migsniff.core.oldstyle import meaning
 from migsniff.core.registry import field_type
-from migsniff.core.wire import MAX_FIELDS, U32, ItemType
+from migsniff.core.wire import IMAGE, MAX_FIELDS, U32, ItemType
 
 NULL_POINTER: Final = b"0"  # VMS_NULLPTR_MARKER, include/migration/vmstate.h
 UNNAMED: Final = "undescribed"
 BREATHS: Final = 256  # fields, about a millisecond of a walk, between one BREATH and the next
-IMAGE: Final = "virtio"
-"""The type of a field with a layout of its own, which is handed out whether fields are wanted or not."""
 PIECE: Final = 2048  # elements of an array, which take as long
 
 T = TypeVar("T")

@@ -206,6 +206,8 @@ RAM_BLOCK_PAGE_SIZE: Final = ("page_size", "Q")  # behind the length, in some mo
 RAM_BLOCK_ADDRESS: Final = ("address", "Q")
 RECEIVED_BITMAP: Final = Layout(("size", "Q"), ("data", Contents("size")), ("end", "Q"))
 
+IMAGE: Final = "virtio"
+"""The type of a field with a layout of its own, which is handed out whether fields are wanted or not."""
 SUBSECTION_PREFIX_CONFIGURATION: Final = b"configuration/"
 
 TLS_HANDSHAKE: Final = 0x16  # first byte of a TLS ClientHello record
@@ -262,9 +264,7 @@ PAGE_STATE_SEGMENT: Final = 1 << 16  # pages whose state is made together
 MAX_PAGE_STATE_SLACK: Final = 64 << 20  # bytes of page state beside one for each page record
 PAGE_SIZE_RECORDS: Final = 8  # page records that are tried to find the page size
 PAGE_SIZE_LOOKAHEAD: Final = 2 * 65536 + 1024
-MAX_ITEM_HEADER: Final = (
-    FOOTER.least + ANNOUNCED.least + 255
-)  # footer, and the longest header of a section behind it
+MAX_ITEM_HEADER: Final = FOOTER.least + ANNOUNCED.least + 255  # and the header of a section behind it
 
 
 class ColoMessageType(IntEnum):

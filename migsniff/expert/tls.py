@@ -4,7 +4,9 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import ClassVar, Final
 
+from migsniff.core.arrivals import BROKEN
 from migsniff.core.events import (
+    NOT_CLOSED,
     DirectionEnded,
     Event,
     Finding,
@@ -22,9 +24,7 @@ DIRECTIONS: Final = 512
 CHANNELS: Final = 256
 REKEY: Final = 1 << 24  # records behind which GnuTLS changes keys (lib/record.c, TLS 1.3)
 NEAR: Final = REKEY - (1 << 20)  # 16 GiB before it at most
-BROKEN: Final = ("reset", "error", "timeout")
 OWN: Final = (("source", "fwd"), ("destination", "rev"))  # who ends which direction
-NOT_CLOSED: Final = "no close_notify"
 NAMED: Final = 4
 
 

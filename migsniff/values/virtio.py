@@ -11,6 +11,7 @@ import msgspec
 from msgspec.structs import replace
 
 from migsniff.core.events import DeviceSection, Field
+from migsniff.core.wire import IMAGE
 from migsniff.values.image import Image, Order, Short
 from migsniff.values.meaning import TYPES, Place
 from migsniff.values.tables import virtio
@@ -22,7 +23,6 @@ from migsniff.values.virtiotransports import TRANSPORTS, Transport, no_vector
 MAX_QUEUES: Final = 1024  # VIRTIO_QUEUE_MAX
 MAX_QUEUE_SIZE: Final = 32768  # of the specification; QEMU's own limit is 1024
 PAGE: Final = 4096
-IMAGE: Final = "virtio"
 
 
 class VirtioQueue(msgspec.Struct, frozen=True):
