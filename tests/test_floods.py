@@ -112,7 +112,7 @@ def test_a_second_signal_ends_what_is_still_to_be_decoded(
 def test_a_second_signal_ends_what_is_still_to_be_shown(tmp_path: Path) -> None:
     """Trees of thousands of ranges take long to make; the verdict is shown, and what was left out is counted.
 
-    How much that is depends on the machine; that it is told when there is no time at all: tests/test_aside.py.
+    How much that is depends on the machine; what is told when there is no time at all: tests/test_aside.py.
     """
     sink = Sink()
     ranges = b"".join(struct.pack(">QQ", number << 12, 4096) for number in range(4090))
