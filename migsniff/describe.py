@@ -5,7 +5,6 @@ from io import BufferedReader
 from typing import Final, NamedTuple
 
 from migsniff.core.errors import CaptureError
-from migsniff.core.events import ChannelFound, Event
 from migsniff.core.session import Session
 from migsniff.descriptions import Learning
 from migsniff.feed.descriptionstore import Described, Entry, entries_of
@@ -16,6 +15,7 @@ from migsniff.feed.unpack import Peeked
 from migsniff.packets import decode_packets
 from migsniff.pipeline import Pipeline, run
 from migsniff.show.words import escape
+from migsniff.whole import Whole
 
 MAX_JSON: Final = 64 << 20
 
@@ -65,7 +65,7 @@ def _stream(path: str, file: Peeked | None) -> Found:
     """A capture, a dump, or whatever else holds a stream."""
     source = open_source(path, file=file)
     seen: list[Described] = []
-    whole = All(alone=not isinstance(source, PcapSource) and source.capture is None)
+    whole = Whole(source)
 
     def pipeline(*about: object) -> Pipeline:
         return Pipeline(_source(path), Session(), [Learning(seen.append), whole])
@@ -78,34 +78,9 @@ def _stream(path: str, file: Peeked | None) -> Found:
         for _ in one.finish():
             pass
     if not seen:
-        why = f": no QEMU migration stream, it {escape(whole.strange)}" if whole.wants_no_more else ""
+        why = f": {escape(whole.strange)}" if whole.strange else ""
         raise CaptureError(f"{escape(path)}: it holds no description of device state{why}")
     return Found(seen[-1].machine, entries_of(seen[-1]))
-
-
-class All:
-    """A show sink that wants everything: to the end of a stream, where its description is.
-
-    Of what turns out to be no stream it wants nothing more: /dev/zero has no end. `alone`: there is nothing
-    else that could be one.
-    """
-
-    def __init__(self, *, alone: bool) -> None:
-        self._alone = alone
-        self.strange = ""
-
-    @property
-    def wants_no_more(self) -> bool:
-        """Whether reading may end."""
-        return bool(self.strange)
-
-    def show(self, migration: str, time: int, event: Event) -> None:
-        """Nothing is shown."""
-        if self._alone and isinstance(event, ChannelFound) and event.role == "unknown":
-            self.strange = event.detail
-
-    def close(self) -> None:
-        """Nothing is pending."""
 
 
 def _source(path: str) -> str:

@@ -2,6 +2,8 @@
 
 from typing import Final, NamedTuple
 
+from tests.guests import sector, takes
+
 ARCH: Final = "x86_64"
 NET: Final = "-device virtio-net-pci,addr=5"
 BLOCK: Final = "-drive if=none,id=d,driver=null-co -device virtio-blk-pci,addr=6,drive=d"
@@ -13,17 +15,6 @@ SLOTS: Final = "-m 64,slots=2,maxmem=1G"
 CODEC: Final = "-M pc-q35-7.2 -audiodev none,id=a -device intel-hda,addr=5 -device hda-"
 AER: Final = "-M pc-q35-7.2 -device pcie-root-port,id=r,chassis=1,addr=4 -device e1000e,bus=r,romfile="
 PORT: Final = "-M pc-q35-7.2 -device pcie-root-port,id=r,chassis=1,addr=5"
-
-
-def taking_features(features: int) -> bytes:
-    """A disk image whose boot sector takes features of the legacy virtio device at 00:05.0, and halts."""
-    code = bytes.fromhex(
-        "66b810280080 baf80c 66ef"  # mov eax, 0x80002810; mov dx, 0xcf8; out dx, eax: BAR 0 of 00:05.0
-        "bafc0c 66ed 24fc 89c2 83c204"  # mov dx, 0xcfc; in eax, dx; its port + 4: the guest's features
-        "66b8"  # mov eax, features; out dx, eax; hlt; jmp to the hlt
-    )
-    code += features.to_bytes(4, "little") + bytes.fromhex("66ef f4 ebfd")
-    return (code.ljust(510, b"\0") + b"\x55\xaa").ljust(1 << 20, b"\0")
 
 
 class Pair(NamedTuple):
@@ -267,7 +258,7 @@ DOUBT: Final = (
         "10.0",
         f"-M pc-i440fx-7.2 {NET}",
         f"-M pc-i440fx-7.2 {NET},mrg_rxbuf=off",
-        disk=taking_features(1 << 5 | 1 << 15 | 1 << 16),
+        disk=sector(takes(1 << 5 | 1 << 15 | 1 << 16)),
     ),
     Pair("sizes of queues", "10.0", "11.1", f"-M pc-q35-10.0 -device {RNG},addr=5"),
     Pair(

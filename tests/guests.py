@@ -240,13 +240,18 @@ def ppc64_registers() -> bytes:
     )
 
 
+def _s390x_kernel(code: bytes) -> bytes:
+    """The PSW that leads to the code, and the code."""
+    psw = bytes.fromhex("00080000") + (0x80000000 | S390X_ENTRY).to_bytes(4, "big")
+    return psw.ljust(S390X_ENTRY, b"\0") + code + bytes(4096)
+
+
 def s390x_registers() -> bytes:
     """The same for s390x, as a kernel; access registers 1 and 2 have what is in r1 and r2."""
-    head = bytes.fromhex("00080000") + (0x80000000 | S390X_ENTRY).to_bytes(4, "big")
     code = b"".join(bytes((0xA7, number << 4 | 9, 1, number)) for number in range(16))  # lghi %rN, 0x100 + N
     code += bytes.fromhex("b24e0011 b24e0022")  # sar
     code += bytes.fromhex("a50e2000 0400 a7f40000")  # llilh %r0, 0x2000; spm %r0: condition code 2; j .
-    return head.ljust(S390X_ENTRY, b"\0") + code + bytes(4096)
+    return _s390x_kernel(code)
 
 
 def ppc64_hash_table() -> bytes:
@@ -256,15 +261,14 @@ def ppc64_hash_table() -> bytes:
 
 def s390x_loop() -> bytes:
     """A kernel for s390-ccw-virtio: it adds 1 to a byte of every page from 2 to 6 MiB."""
-    head = bytes.fromhex("00080000") + (0x80000000 | S390X_ENTRY).to_bytes(4, "big")
-    return head.ljust(S390X_ENTRY, b"\0") + b"".join(_code(S390X)) + bytes(4096)
+    return _s390x_kernel(b"".join(_code(S390X)))
 
 
 # Boot sectors, in 16 bits at 0x7c00, that do one thing to the hardware and halt.
 LOOPS = """
     ebfe            jmp  .
 """
-TAKES_FEATURES = """
+LEGACY_VIRTIO = """
     66b810280080    mov  eax, 0x80002810    ; PCI 00:05.0, BAR 0
     baf80c          mov  dx, 0xcf8
     66ef            out  dx, eax
@@ -272,6 +276,9 @@ TAKES_FEATURES = """
     66ed            in   eax, dx
     24fc            and  al, 0xfc           ; I/O ports
     89c2            mov  dx, ax
+"""
+"""How those begin that use a legacy virtio device: its first port is in dx."""
+TAKES_FEATURES = f"""{LEGACY_VIRTIO}
     66ed            in   eax, dx            ; what the host has
     6625ffffffbf    and  eax, 0xbfffffff    ; but the bit of a driver that took it for its own
     83c204          add  dx, 4
@@ -279,14 +286,7 @@ TAKES_FEATURES = """
     f4              hlt
     ebfd            jmp  .-1
 """
-RING_ABOVE_4_GIB = """
-    66b810280080    mov  eax, 0x80002810    ; PCI 00:05.0, BAR 0
-    baf80c          mov  dx, 0xcf8
-    66ef            out  dx, eax
-    b2fc            mov  dl, 0xfc
-    66ed            in   eax, dx
-    24fc            and  al, 0xfc           ; I/O ports
-    89c2            mov  dx, ax
+RING_ABOVE_4_GIB = f"""{LEGACY_VIRTIO}
     83c208          add  dx, 8
     66b800001000    mov  eax, 0x100000      ; the page of queue 0
     66ef            out  dx, eax
@@ -297,6 +297,17 @@ HOTPLUGS_CPUS = """
     bad80c          mov  dx, 0x0cd8         ; a 0 here, and the ICH9 knows a guest that hotplugs CPUs
     b000            mov  al, 0
     ee              out  dx, al
+    f4              hlt
+    ebfd            jmp  .-1
+"""
+
+
+def takes(features: int) -> str:
+    """One that takes these features of the device, whatever it has."""
+    return f"""{LEGACY_VIRTIO}
+    83c204          add  dx, 4
+    66b8{features.to_bytes(4, "little").hex()}    mov  eax, {features:#x}
+    66ef            out  dx, eax
     f4              hlt
     ebfd            jmp  .-1
 """

@@ -407,21 +407,19 @@ def test_a_source_that_is_done_has_not_failed(opened: bytes, code: str) -> None:
 
 
 def test_tls_cut() -> None:
-    whole = STREAMS["tls"]
-    pieces = [
-        (number, way, data[:-3] if way == "fwd" and data is whole.pieces[-1][2] else data)
-        for number, way, data in whole.pieces
-    ]
-    last = max(index for index, piece in enumerate(whole.pieces) if piece[1] == "fwd")
-    number, way, data = whole.pieces[last]
-    pieces = [
-        *whole.pieces[:last],
-        (number, way, data + b"\x17\x03\x03\x01\x00abc"),
-        *whole.pieces[last + 1 :],
-    ]
-    found = one(findings(Stream(tuple(pieces))), "tls-cut")
-    assert "ends 8 bytes into a TLS record" in found.message
-    assert found.evidence == "1703030100"
+    found = findings(Stream(((0, "fwd", FORWARD + b"\x17\x03\x03\x01\x00abc"), (0, "rev", BACK)), TLS_ENDS))
+    torn = one(found, "tls-cut")
+    assert "ends 8 bytes into a TLS record" in torn.message
+    assert torn.evidence == "1703030100"
+    assert one(found, "ended-first").message.split("; ")[1] == "what the return path said is encrypted"
+    assert "stream-cut" not in [each.code for each in found]
+
+
+def test_what_is_only_named_like_tls_is_cut_like_anything() -> None:
+    data = SMALL_HEAD + passes() + full(77, b"TLS", bytes(40))[:60]
+    found = findings(cut(data))
+    assert one(found, "stream-cut").section == "TLS/0"
+    assert one(found, "ended-first").message.endswith("; there is no return path")
 
 
 # ---------------------------------------------------------------- convergence

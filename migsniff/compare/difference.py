@@ -9,7 +9,6 @@ import msgspec
 from migsniff.core.events import Value
 
 Group = Literal["structure", "values", "memory"]
-GROUPS: tuple[Group, ...] = ("structure", "values", "memory")
 
 
 class Said(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -80,54 +80,61 @@ class DeviceStates:
         length = found or 0
         footer = FOOTER_SIZE if self.context.footers else 0
         size = len(header) + length + footer
-        fields: tuple[Field, ...] = ()
-        image: Field | UnsetType = UNSET
+        at = start + len(header)
         guess: Guess | StreamProblem | None = None
         if length == len(payload):
             tail = b"\x7e" + U32.pack(facts.section_id) if footer else b""
             self._keep(start, (header, payload, tail), facts)
-            guess = yield from self.assumptions.whole(
-                facts, payload, start + len(header), fields=self.context.want_fields
-            )
-            if isinstance(guess, Guess):
-                image = next(iter(images(guess.fields)), UNSET)
-                fields = guess.fields if self.context.want_fields else ()
-                if self.runs:
-                    self.runs[-1].assumed[start - self.runs[-1].offset] = guess.remembered
-            elif self.context.want_fields and payload:
-                fields = (opaque(payload, 0, length, start + len(header)),)
+            guess = yield from self.assumptions.whole(facts, payload, at, fields=self.context.want_fields)
+            if isinstance(guess, Guess) and self.runs:
+                self.runs[-1].assumed[start - self.runs[-1].offset] = guess.remembered
         else:
             self.dropped = self.dropped or facts.idstr
-        yield DeviceSection(
-            channel=self.channel,
-            direction="fwd",
-            offset=start,
-            size=size,
-            section_type="FULL",
-            section_id=facts.section_id,
-            idstr=facts.idstr,
-            instance_id=facts.instance_id,
-            version_id=facts.version_id,
-            footer=bool(footer),
-            provisional=True,
-            fields=fields,
-            image=image,
-            **_assumed(guess),
-        )
+            payload.clear()
+        yield self._provisional(facts, start, size, at, payload, guess)
         if isinstance(guess, StreamProblem):
             yield self._finding(start, guess, facts)
 
     def _cut_off(self, facts: SectionFacts, payload: bytearray, start: int, header: int, size: int) -> Steps:
         """The stream ends inside a section: tell its header, and what has come of it, by name if possible."""
-        fields: tuple[Field, ...] = ()
+        at = start + header
         guess = None
         if size == header + len(payload):
-            guess = yield from self.assumptions.cut_off(facts, payload, start + header)
+            guess = yield from self.assumptions.cut_off(facts, payload, at)
             if guess is not None:
-                self.where, fields = guess.place, guess.fields
-            elif self.context.want_fields and payload:
-                fields = (opaque(payload, 0, len(payload), start + header),)
-        yield DeviceSection(
+                self.where = guess.place
+        else:
+            payload.clear()
+        yield self._provisional(facts, start, size, at, payload, guess, cut=True)
+        while True:
+            yield None
+
+    def _provisional(
+        self,
+        facts: SectionFacts,
+        start: int,
+        size: int,
+        at: int,
+        payload: Data,
+        guess: Guess | StreamProblem | None,
+        *,
+        cut: bool = False,
+    ) -> DeviceSection:
+        """A section before its description has come: `payload`, from `at` on, is empty if it was not kept."""
+        fields: tuple[Field, ...] = ()
+        image: Field | UnsetType = UNSET
+        assumed: dict[str, Any] = {}
+        if isinstance(guess, Guess):
+            fields = guess.fields if self.context.want_fields else ()
+            image = UNSET if cut else next(iter(images(guess.fields)), UNSET)
+            assumed = {
+                "assumed": True,
+                "assumed_from": guess.remembered.source,
+                "undescribed": guess.undescribed,
+            }
+        elif self.context.want_fields and payload:
+            fields = (opaque(payload, 0, len(payload), at),)
+        return DeviceSection(
             channel=self.channel,
             direction="fwd",
             offset=start,
@@ -137,14 +144,13 @@ class DeviceStates:
             idstr=facts.idstr,
             instance_id=facts.instance_id,
             version_id=facts.version_id,
-            footer=False,
+            footer=bool(self.context.footers) and not cut,
             provisional=True,
             fields=fields,
-            cut=True,
-            **_assumed(guess),
+            image=image,
+            cut=cut,
+            **assumed,
         )
-        while True:
-            yield None
 
     def _keep(self, start: int, parts: tuple[Data, ...], facts: SectionFacts) -> None:
         size = sum(map(len, parts))
@@ -302,14 +308,3 @@ def _not_described(facts: SectionFacts, at: int, found: int, rest: Field | None)
             version=rest.version,
         )
     return StreamProblem("walk-end", idstr=facts.idstr, instance_id=facts.instance_id, at=at, found=found)
-
-
-def _assumed(guess: Guess | StreamProblem | None) -> dict[str, Any]:
-    """What a DeviceSection says of its guess."""
-    if not isinstance(guess, Guess):
-        return {}
-    return {
-        "assumed": True,
-        "assumed_from": guess.remembered.source,
-        "undescribed": guess.undescribed,
-    }

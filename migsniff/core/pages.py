@@ -253,10 +253,6 @@ class GuestMemory:
             self.page_size,
         )
 
-    def was_sent(self, block: GuestBlock, page: int) -> bool:
-        """Whether a page has been sent before."""
-        return self._last_sent(block, page) != NEVER
-
     def sent_in_postcopy(self, block: GuestBlock, page: int) -> bool:
         """Whether a page has been sent since postcopy began."""
         return self._last_sent(block, page) == IN_POSTCOPY

@@ -165,18 +165,30 @@ class Walker:
         if self.fields or field.type == IMAGE:
             raw = bytes(self.data[start : self.at])
             decode = field_type.get(field.type) if field.array_len is None else None
-            found.append(
-                Field(
-                    name=field.name,
-                    type=field.type,
-                    offset=start + self.shift,
-                    size=len(raw),
-                    array_len=field.array_len,
-                    index=field.index,
-                    raw=raw,
-                    value=decode(raw) if decode else None,
-                )
+            self.leaf(field, raw, found, field.index, field.array_len, decode(raw) if decode else None)
+
+    def leaf(
+        self,
+        field: FieldDescription,
+        raw: bytes,
+        found: list[Field],
+        index: int | None,
+        array_len: int | None = None,
+        value: Value = None,
+    ) -> None:
+        """Put the Field of `raw`, which ends at `at` and holds no others, into `found`."""
+        found.append(
+            Field(
+                name=field.name,
+                type=field.type,
+                offset=self.at - len(raw) + self.shift,
+                size=len(raw),
+                array_len=array_len,
+                index=index,
+                raw=raw,
+                value=value,
             )
+        )
 
     def valued(self, field: FieldDescription, array: Field) -> Walking[Field]:
         """An array with the values of its elements, unless they are too many."""
@@ -399,17 +411,7 @@ class Walker:
         self.at += nulls
         if self.fields and (nulls or not count):
             alone = field.array_len is None or (nulls == 1 and field.vmsds)
-            found.append(
-                Field(
-                    name=field.name,
-                    type=field.type,
-                    offset=start + self.shift,
-                    size=nulls,
-                    array_len=None if alone else nulls,
-                    index=field.index,
-                    raw=raw[:nulls],
-                )
-            )
+            self.leaf(field, raw[:nulls], found, field.index, None if alone else nulls)
         return nulls
 
     def capabilities(self, field: FieldDescription, limit: int, found: list[Field]) -> Walking[None]:
@@ -424,14 +426,5 @@ class Walker:
             if not self.fields:
                 continue
             raw = bytes(self.data[start : self.at])
-            found.append(
-                Field(
-                    name=field.name,
-                    type=field.type,
-                    offset=start + self.shift,
-                    size=len(raw),
-                    index=field.index if field.array_len is None else index,
-                    raw=raw,
-                    value=fieldtypes.capability(raw),
-                )
-            )
+            number = field.index if field.array_len is None else index
+            self.leaf(field, raw, found, number, value=fieldtypes.capability(raw))

@@ -75,7 +75,7 @@ class Closing(Rule):
             if len(self._ends) < DIRECTIONS:
                 self._ends[event.channel, event.direction] = event
         elif isinstance(event, DirectionEnded) and (event.channel, event.direction) in self._ends:
-            if event.direction == "fwd" and event.inside and "TLS record" in event.where:
+            if event.direction == "fwd" and event.inside:
                 self._cut.append(event)
             elif event.how in BROKEN and (event.by, event.direction) in OWN:
                 self._broken.append(event)

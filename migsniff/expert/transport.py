@@ -6,6 +6,7 @@ from itertools import islice
 from typing import ClassVar, Final
 
 from migsniff.core.events import (
+    ChannelFound,
     DirectionEnded,
     Draining,
     EndOfStream,
@@ -54,9 +55,18 @@ class Shut(Rule):
 class Endings(Rule):
     """The order in which connections ended, where each was, and which of several was unlike the others."""
 
-    watches: ClassVar = (Header, EndOfStream, ReturnPathMessage, Draining, DirectionEnded, Verdict)
+    watches: ClassVar = (
+        ChannelFound,
+        Header,
+        EndOfStream,
+        ReturnPathMessage,
+        Draining,
+        DirectionEnded,
+        Verdict,
+    )
 
     def __init__(self) -> None:
+        self._encrypted: set[str] = set()
         self._drained: dict[str, Draining] = {}
         self._ends: list[tuple[int, DirectionEnded]] = []
         self._shut: object = None
@@ -65,6 +75,8 @@ class Endings(Rule):
     def see(self, time: int, event: Event) -> Iterator[Finding]:
         """Take one event into account."""
         match event:
+            case ChannelFound(role="tls") if len(self._encrypted) < 2 * CHANNELS:
+                self._encrypted.add(event.channel)
             case Header():
                 self._shut, self._finished = None, False
             case EndOfStream():
@@ -88,7 +100,7 @@ class Endings(Rule):
         if not own or own[0][1].by == "file":
             return
         time, first = own[0]
-        encrypted = first.where.endswith("TLS records") or first.where == "a TLS record"
+        encrypted = first.channel in self._encrypted
         if encrypted and (first.by, first.how) == ("source", "eof") and not first.inside:
             return  # as it ends in order, for all that is seen
         forward: DirectionEnded | Draining = first
@@ -156,7 +168,7 @@ class Endings(Rule):
             if end.by == "destination":
                 return  # who has gone itself does not read what is cut
             inside = end.inside or section_in(end.where)
-            if inside and end.direction == "fwd" and "TLS" not in end.where:
+            if inside and end.direction == "fwd" and end.channel not in self._encrypted:
                 what = end.where.rpartition(", ")[0] or end.where
                 where = f"{end.inside} bytes into {what}" if end.inside else f"between records of {end.where}"
                 yield finding(

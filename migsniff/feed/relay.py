@@ -88,8 +88,6 @@ class Relay:
         self._connections: dict[Connection, tuple[str, str] | None] = {}
         self._tasks: dict[Connection, asyncio.Task[None]] = {}
         self._dialling = asyncio.Lock()
-        self._idle = asyncio.Event()
-        self._idle.set()
         self._refused: set[str] = set()
         self._last_failure = ""
 
@@ -132,10 +130,6 @@ class Relay:
         """
         self._expected = expected or (lambda: self.active > 0)
         self._stop_listening_when_done()
-
-    async def wait_idle(self) -> None:
-        """Return when no connection is active."""
-        await self._idle.wait()
 
     def abort(self) -> None:
         """Reset all connections now. Those that come later are still served."""
@@ -293,7 +287,6 @@ class Relay:
         )
 
     def _opened(self) -> None:
-        self._idle.clear()
         if self._sampling is None:
             self._sampling = self._loop.call_later(self._sample_interval, self._sample)
 
@@ -309,7 +302,6 @@ class Relay:
             task.cancel()  # nobody is left to dial for
         self._accept_again()
         if not self.active:
-            self._idle.set()
             if self._sampling is not None:
                 self._sampling.cancel()
                 self._sampling = None
