@@ -157,6 +157,7 @@ WRONG: dict[str, tuple[str, bytes, str]] = {
     "storage attributes: an error of the source": ("s390-storage_attributes", u64(4), "live-flags"),
     "storage attributes: two at once": ("s390-storage_attributes", u64(2 | 8), "live-flags"),
     "block: unknown flags": ("block", u64(0x10), "live-flags"),
+    "block: unknown flags of a chunk": ("block", u64(0x11) + b"\4disk", "live-flags"),
     "block: progress and a chunk": ("block", u64(5), "live-flags"),
     "dirty bitmap: flags to come": ("dirty-bitmap", b"\x80", "live-flags"),
     "vfio: a configuration": ("x/vfio", u64(VFIO + 2), "live-flags"),

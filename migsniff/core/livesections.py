@@ -104,11 +104,12 @@ def storage_attributes(queue: ByteQueue) -> Reading:
 
 BLOCK_FLAGS: Final = 0x1FF  # of a word, whose other bits are a sector, or percents
 BLOCK_CHUNK: Final = 1 << 20
+ZERO_CHUNK: Final = BlockFlag.DEVICE_BLOCK | BlockFlag.ZERO_BLOCK
 BLOCK: Final = Tagged(
     "BlockMigration",
     Layout(("word", Named("Q", BlockFlag))),
     Part(
-        lambda word: word & BLOCK_FLAGS & ~BlockFlag.ZERO_BLOCK == BlockFlag.DEVICE_BLOCK,
+        lambda word: word & BLOCK_FLAGS in (BlockFlag.DEVICE_BLOCK, ZERO_CHUNK),
         Layout(("device", "str8")),
     ),
     Part(
