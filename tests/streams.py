@@ -23,6 +23,10 @@ def str8(text: bytes) -> bytes:
     return struct.pack(">B", len(text)) + text
 
 
+def u64(*numbers: int) -> bytes:
+    return struct.pack(f">{len(numbers)}Q", *numbers)
+
+
 def configuration(machine: bytes = b"pc-i440fx-7.2", *subsections: bytes) -> bytes:
     return struct.pack(">BI", ItemType.CONFIGURATION, len(machine)) + machine + b"".join(subsections)
 

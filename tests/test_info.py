@@ -193,6 +193,23 @@ def _ended(channel: str, how: str) -> DirectionEnded:
     )
 
 
+def test_the_end_of_the_channel_that_is_judged_is_told() -> None:
+    """Which is not the one of that name, where a connection ended within the magic and no other came."""
+    ends = [(0, _ended("main-0", "eof")), (0, _ended("multifd-0", "eof"))]
+    verdict = Verdict(
+        channel="main-0",
+        direction="fwd",
+        offset=3,
+        size=0,
+        ok=False,
+        outcome="truncated",
+        message="all of it",
+    )
+    lines = text_of(after((*ends, (0, verdict)))).splitlines()
+    assert "Ended:               main-0 fwd: eof from source at 9" in lines
+    assert "                     and 1 more, other channels" in lines
+
+
 def test_several_channels_are_listed() -> None:
     lines = text_of(after((*PRECOPY[:9], (50_200, PACKET)))).splitlines()
     assert "  multifd-0 fwd:     5064" in lines

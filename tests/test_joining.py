@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from migsniff.core.arrivals import Direction
-from migsniff.core.events import Event, MultifdPacket, Verdict
+from migsniff.core.events import ChannelFound, Event, MultifdPacket, Verdict
 from migsniff.live import LiveMigration
 from migsniff.taps import MAX_PAUSED, MigrationTap
 from tests.catalogue import POSTCOPY, STREAMS
@@ -185,21 +185,31 @@ async def test_a_connection_that_ends_before_it_told_what_it_is(sent: bytes, out
 
 
 @pytest.mark.parametrize("when", range(5))
-async def test_a_stray_part_of_the_magic(when: int) -> None:
-    """Whatever it comes beside, it takes nothing from the migration."""
-    bench = Bench()
+async def test_a_stray_part_of_the_magic(
+    when: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever it comes beside, it takes nothing from the migration, and no name either."""
+    bench = Bench(tmp_path)
     wire = Wire(bench)
     steps = [(0, hello(0)), (1, MAIN), (0, SYNC + PAGES + SYNC), (1, END)]
     for at in range(len(steps) + 1):
         if at == when:
             wire.sends(9, b"QE")
-            wire.taps[9].ended("fwd", "eof", "source", None)
+            stray = wire.taps.pop(9)
+            stray.ended("fwd", "eof", "source", None)
         if at < len(steps):
             wire.sends(*steps[at])
-    wire.ends(1, 0, 9)
+    wire.ends(1, 0)
+    stray.ended("rev", "eof", "destination", None)
     await settled()
     assert verdicts(bench) == ["completed"]
-    assert sum(packet.zero for packet in of(events(bench, bench.begun[0]), MultifdPacket)) == 3
+    told = events(bench, bench.begun[0])
+    assert sum(packet.zero for packet in of(told, MultifdPacket)) == 3
+    found = {event.channel: event.role for event in of(told, ChannelFound)}
+    name = f"main-{when}" if when < 2 else "unknown-2"  # beside a main channel it is none
+    assert found == {"main": "main", "multifd-0": "multifd", name: name.split("-")[0]}
+    await read_as_live(bench, capfd)
+    assert (tmp_path / bench.begun[0].migration / "main.strip").exists()
 
 
 async def test_the_destination_speaks_first() -> None:

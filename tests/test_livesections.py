@@ -17,17 +17,13 @@ from migsniff.core.wire import ItemType
 from tests.catalogue import SMALL_BLOCKS, SMALL_HEAD
 from tests.filtering import sample
 from tests.playing import Cut, arrivals, bytewise, decode, of, pieces_of, play, precopy, strip, verdict, whole
-from tests.streams import EOF, ping, ram_end, ram_start, section, str8
+from tests.streams import EOF, ping, ram_end, ram_start, section, str8, u64
 
 START, PART, END = ItemType.SECTION_START, ItemType.SECTION_PART, ItemType.SECTION_END
 HEAD = SMALL_HEAD + ram_start(SMALL_BLOCKS) + ram_end()
 NO_FOOTERS = SMALL_HEAD + ram_start(SMALL_BLOCKS, footer=False) + ram_end(footer=False)
 SECRET = b"s3cr3t" * 5
 KINDS: dict[ItemType, SectionType] = {START: "START", PART: "PART", END: "END"}
-
-
-def u64(*numbers: int) -> bytes:
-    return struct.pack(f">{len(numbers)}Q", *numbers)
 
 
 def bits(flags: int, data: bytes = b"", node: bytes | None = None, name: bytes | None = None) -> bytes:
@@ -156,8 +152,6 @@ def test_the_entries_of_a_real_hash_page_table(name: str) -> None:
 WRONG: dict[str, tuple[str, bytes, str]] = {
     "storage attributes: an error of the source": ("s390-storage_attributes", u64(4), "live-flags"),
     "storage attributes: two at once": ("s390-storage_attributes", u64(2 | 8), "live-flags"),
-    "block: unknown flags": ("block", u64(0x10), "live-flags"),
-    "block: progress and a chunk": ("block", u64(5), "live-flags"),
     "dirty bitmap: flags to come": ("dirty-bitmap", b"\x80", "live-flags"),
     "vfio: a configuration": ("x/vfio", u64(VFIO + 2), "live-flags"),
     "vfio: no tag": ("x/vfio", u64(7), "live-flags"),

@@ -39,8 +39,8 @@ from tests.catalogue import STREAMS
 from tests.playing import Stream, of, play, play_bytes, precopy
 from tests.rawsamples import NAMES, raw
 from tests.scapying import kept, layers, rebuilt
-from tests.streams import EOF, HEADER, section
-from tests.test_livesections import HEAD, PAYLOADS, VFIO, stream_of, u64
+from tests.streams import EOF, HEADER, section, u64
+from tests.test_livesections import HEAD, PAYLOADS, VFIO, stream_of
 
 ROLES = {"multifd": "multifd", "preempt": "preempt", "tls": "tls"}
 CommandPackaged = COMMAND_LAYERS[Command.PACKAGED]

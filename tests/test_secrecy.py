@@ -25,17 +25,19 @@ from migsniff.core.events import (
     Event,
     LiveSection,
     Undecodable,
+    Verdict,
     record,
 )
 from migsniff.core.session import Session
 from migsniff.core.text import readable
-from migsniff.core.wire import ItemType
+from migsniff.core.wire import FOOTER, ItemType
 from migsniff.taps import MigrationTap
 from tests.catalogue import SMALL_BLOCKS, SMALL_HEAD, STREAMS
 from tests.mutating import broken
-from tests.playing import Stream, arrivals, decode, precopy, strip
+from tests.playing import Cut, Stream, arrivals, decode, pieces_of, precopy, strip, whole
 from tests.rawsamples import NAMES, raw
 from tests.streams import (
+    EOF,
     HEADER,
     capabilities,
     configuration,
@@ -47,6 +49,7 @@ from tests.streams import (
     ram_part,
     ram_start,
     section,
+    u64,
 )
 from tests.test_live import Bench
 
@@ -56,6 +59,7 @@ START = ItemType.SECTION_START
 Pieces = list[tuple[int, Direction, bytes]]
 MAIN = HEADER + configuration(b"virt", page_bits(16)) + ram_start({b"ram": 1 << 20})
 SECRET = MARK * 8192  # a page of 64 KiB
+DISK = MARK * (1 << 17)  # what a chunk has of a disk
 CHANNEL = hello(0) + multifd_packet(1, b"ram", normal=1, data=SECRET, page_size=65536)
 
 
@@ -296,6 +300,42 @@ def test_errors_that_only_their_names_give_away() -> None:
         assert not leaks(b"".join(bytes(chunk.data) for chunk in kept if isinstance(chunk, Chunk)))
         assert not any(leaks(json.dumps(record("m", 0, event)).encode()) for event in live)
         assert decode(Session(), kept) == live
+
+
+BLOCK_ERRORS: dict[str, tuple[bytes, str]] = {
+    "unknown flags": (u64(0x10), "live-flags"),
+    "unknown flags of a chunk": (u64(0x11) + b"\7virtio0", "live-flags"),
+    "flags of no record": (u64(0), "live-flags"),
+    "progress and a chunk": (u64(5), "live-flags"),
+    "zeroes of no disk": (u64(8), "live-flags"),
+    "a name that is too short": (u64(1) + b"\4virtio0" + DISK, "live-flags"),
+    "a name that is too long": (u64(1) + b"\xffvirtio0", "string-text"),
+    "less than a chunk": (u64(1) + b"\7virtio0" + DISK[: 1 << 19] + u64(2), "live-flags"),
+    "more than a chunk": (u64(9) + b"\7virtio0", "live-flags"),
+    "an end that is none": (u64(100 << 9 | 4, 2), "footer"),
+    "the end of another section": (u64(2) + b"\x7e\0\0\0\x63", "footer"),
+}
+"""Payloads of block migration, and the error of each when contents of a disk follow."""
+
+
+@pytest.mark.parametrize("cut", [whole, pieces_of(997)])
+@pytest.mark.parametrize("name", BLOCK_ERRORS)
+def test_an_error_among_the_contents_of_a_disk(name: str, cut: Cut) -> None:
+    """It ends decoding. What seems to be the section's end may be a guest's: nothing up to there is kept."""
+    payload, code = BLOCK_ERRORS[name]
+    head = SMALL_HEAD + ram_start(SMALL_BLOCKS)
+    disk = section(START, 50, payload + DISK, b"block")
+    live, kept = strip(arrivals(precopy(head, disk, DISK, ram_part(), EOF), cut))
+    (error,) = (event for event in live if isinstance(event, Undecodable))
+    assert (error.code, error.where) == (code, "section block instance 0 (START)")
+    assert isinstance(live[-1], Verdict)
+    assert live[-1].outcome == "undecodable"
+    stored = b"".join(bytes(chunk.data) for chunk in kept if isinstance(chunk, Chunk))
+    assert stored.startswith(head + disk[: -len(payload + DISK) - FOOTER.least])
+    assert len(stored) < len(head) + 70
+    assert not leaks(stored)
+    assert not any(leaks(json.dumps(record("m", 0, event)).encode()) for event in live)
+    assert decode(Session(), kept) == live
 
 
 class TestBeforeTheMainChannelSpeaks:

@@ -171,8 +171,12 @@ class TestStrays:
             assert verdict(events).outcome == verdict(expected).outcome == "completed"
             for kind in (RamSection, MultifdPacket):
                 assert len(of(events, kind)) == len(of(expected, kind))
-            roles = {found.connection: found.role for found in of(events, ChannelFound)}
-            assert roles[99] == ("unknown" if at else "main")
+            found = {found.connection: (found.role, found.channel) for found in of(events, ChannelFound)}
+            assert found.pop(99) == (("unknown", "unknown-99") if at else ("main", "main-99"))
+            assert found == {
+                found.connection: (found.role, found.channel) for found in of(expected, ChannelFound)
+            }
+            assert verdict(events).channel == "main"
 
     @pytest.mark.parametrize("number", [-1, 99])
     def test_opened_beside_a_main_channel_that_has_not_spoken(self, number: int) -> None:

@@ -259,9 +259,9 @@ CASES: dict[str, Case] = {
     **{
         f"the file ends behind {count} bytes of the magic": Case(
             b"QEVM"[:count], b"", FILE_END, False, "truncated",
-            f"the file ends at offset {count} of main, in the header, {count} bytes into it; there",
+            f"the file ends at offset {count} of {name}, in the header, {count} bytes into it; there",
         )
-        for count in (1, 2, 3, 4)
+        for count, name in ((1, "main-0"), (2, "main-0"), (3, "main-0"), (4, "main"))
     },
     "an old version": Case(
         b"QEVM\0\0\0\2" + bytes(100), b"", SOURCE_EOF, False, "undecodable",

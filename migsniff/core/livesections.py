@@ -26,10 +26,14 @@ MAX_NAMES: Final = 8  # of disks and bitmaps that one payload's words mention
 
 
 class LiveHandler(msgspec.Struct, frozen=True):
-    """How a handler's payload reads, and its records: one of each in this order, the last repeated."""
+    """How a handler's payload reads, and its records: one of each in this order, the last repeated.
+
+    `secret`: behind an error the contents of a guest's disk may stand, so that nothing there may be kept.
+    """
 
     read: PayloadReader
     records: tuple[Tagged, ...]
+    secret: bool
 
 
 LIVE_SECTIONS: Final[Registry[str, LiveHandler]] = Registry("live section")
@@ -40,11 +44,13 @@ def live_section(idstr: str) -> LiveHandler | None:
     return LIVE_SECTIONS.get(idstr) or LIVE_SECTIONS.get(idstr.rsplit("/", 1)[-1])
 
 
-def handler(idstr: str, *records: Tagged, source: str) -> Callable[[PayloadReader], PayloadReader]:
+def handler(
+    idstr: str, *records: Tagged, source: str, secret: bool = False
+) -> Callable[[PayloadReader], PayloadReader]:
     """Register the reader of a handler's payload, which consists of these records."""
 
     def register(read: PayloadReader) -> PayloadReader:
-        LIVE_SECTIONS(idstr, source=source)(LiveHandler(read, records))
+        LIVE_SECTIONS(idstr, source=source)(LiveHandler(read, records, secret))
         return read
 
     return register
@@ -104,11 +110,12 @@ def storage_attributes(queue: ByteQueue) -> Reading:
 
 BLOCK_FLAGS: Final = 0x1FF  # of a word, whose other bits are a sector, or percents
 BLOCK_CHUNK: Final = 1 << 20
+ZERO_CHUNK: Final = BlockFlag.DEVICE_BLOCK | BlockFlag.ZERO_BLOCK
 BLOCK: Final = Tagged(
     "BlockMigration",
     Layout(("word", Named("Q", BlockFlag))),
     Part(
-        lambda word: word & BLOCK_FLAGS & ~BlockFlag.ZERO_BLOCK == BlockFlag.DEVICE_BLOCK,
+        lambda word: word & BLOCK_FLAGS in (BlockFlag.DEVICE_BLOCK, ZERO_CHUNK),
         Layout(("device", "str8")),
     ),
     Part(
@@ -118,7 +125,7 @@ BLOCK: Final = Tagged(
 )
 
 
-@handler("block", BLOCK, source="migration/block.c (until 9.0)")
+@handler("block", BLOCK, source="migration/block.c (until 9.0)", secret=True)
 def block_migration(queue: ByteQueue) -> Reading:
     """Disk contents in chunks of 1 MiB, and progress."""
     chunks: dict[str, int] = {}

@@ -331,7 +331,9 @@ class Session:
         if role == "multifd" and len(connection.head) > 24:
             name = f"multifd-{connection.head[24]}"
         else:
-            name = role if role in ("main", "preempt") else f"{role}-{connection.number}"
+            # one that ended within the magic leaves the name to the main channel that may be to come
+            whole = role in ("main", "preempt") and len(connection.head) >= U32.size
+            name = role if whole else f"{role}-{connection.number}"
         return name if name not in taken else f"{name}.{connection.number}"
 
     def _ended(self, ended: Ended) -> Iterator[Event]:

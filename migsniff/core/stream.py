@@ -253,8 +253,8 @@ class MainReader:
                 summary = yield from handler.read(self.queue)
                 yield from self._footer(facts)
             except StreamProblem as problem:
-                if problem.code == "string-text":
-                    raise  # disk contents may stand where a name must, and must not be kept as a section is
+                if handler.secret or problem.code == "string-text":
+                    raise  # what follows may be contents, which must not be kept as a section is
                 yield self.undecodable(problem)
                 provisional = True
         if provisional:

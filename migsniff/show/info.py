@@ -307,7 +307,8 @@ def _drained(stats: MigrationStats) -> list[str]:
 
 def _ends(stats: MigrationStats) -> list[str]:
     """How the directions ended: the main channel's, and of the others those that did not end in order."""
-    shown = [end for end in stats.ends if end.channel == "main" or end.how != "eof"][:ENDS_SHOWN]
+    mains = {"main"} if stats.verdict is None else {"main", stats.verdict.channel}
+    shown = [end for end in stats.ends if end.channel in mains or end.how != "eof"][:ENDS_SHOWN]
     lines = [_labelled("Ended", _end(end)) for end in shown]
     others = len(stats.ends) - len(shown)
     return [*lines, _labelled("", f"and {others} more, other channels")] if others else lines
