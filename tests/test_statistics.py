@@ -78,6 +78,21 @@ def test_downtime_is_split_from_the_switchover_to_the_word_of_the_destination(
     assert steps[-1]["what"] == "SHUT 0"
 
 
+@pytest.mark.parametrize("name", ["x86-100-multifd", "x86-100-multifd-16", "x86-100-multifd-zstd"])
+def test_downtime_has_the_pages_of_multifd_channels(name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """They may come behind the main channel's last byte: nothing runs at the destination without them."""
+    sample = str(ROOT / "captures/samples" / name)
+    records = printed(capfd, sample)
+    steps = rows(printed(capfd, sample, "-q", "-z", "downtime"), "downtime")
+    ends = (i for i, r in enumerate(records) if r.get("name") == "SWITCHOVER_START")
+    behind = [r for r in records[next(ends) :] if r["type"] == "multifd-packet" and r["normal"] + r["zero"]]
+    assert behind
+    carried = [step for step in steps if step["step"] == "multifd"]
+    assert sum(step["bytes"] for step in carried) == sum(r["size"] for r in behind)
+    (start,) = [r["time"] for r in records if r.get("name") == "SWITCHOVER_START"]
+    assert steps[-1]["at"] >= carried[-1]["at"] == pytest.approx(behind[-1]["time"] - start)
+
+
 def test_a_migration_that_failed_has_no_downtime(capfd: pytest.CaptureFixture[str]) -> None:
     """The steps are there all the same: they tell how far it came."""
     failed = ROOT / "captures/samples/failed/01-footer-piix4"

@@ -388,6 +388,11 @@ class MultifdPacket(Event, frozen=True, tag="multifd-packet", kw_only=True):
     resent: int = 0
     round: int = 0
 
+    @property
+    def loaded(self) -> bool:
+        """Whether it has something for the guest: one that has not only marks the end of a round."""
+        return bool(self.data_size or self.zero)
+
 
 class MultifdSync(Event, frozen=True, tag="multifd-sync", kw_only=True):
     """What a multifd channel has carried since its last SYNC packet: `size` bytes from `offset`.

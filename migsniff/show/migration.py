@@ -61,6 +61,7 @@ MAX_ENDS: Final = 64
 DOWNTIME_SHUT: Final = "SHUT on the return path"
 DOWNTIME_DESCRIPTION: Final = "the end of the description"
 DOWNTIME_EOF: Final = "EOF, a lower bound"
+DOWNTIME_MULTIFD: Final = "the last multifd packet, behind the main channel's end"
 DOWNTIME_PONG: Final = "PONG for the package"
 _PACKAGE_PONGS: Final = (3, 0x42)
 
@@ -155,6 +156,8 @@ class MigrationStats:
         self.channels.update(event)
         if isinstance(event, MultifdPacket):  # they come by the thousand, and tell nothing else
             self._packet(event)
+            if event.loaded:
+                self._stopped(time, event, DOWNTIME_MULTIFD)
             return
         self.faults.update(time, event)
         self.phase = self.recovery.update(event) or self.phase
@@ -364,7 +367,11 @@ class MigrationStats:
         signs = [DOWNTIME_PONG] if self.postcopy else [DOWNTIME_SHUT, DOWNTIME_DESCRIPTION, DOWNTIME_EOF]
         for sign in signs:
             if sign in self._stopped_at:
-                return self._stopped_at[sign] - self.switchover, sign
+                time = self._stopped_at[sign]
+                last = self._stopped_at.get(DOWNTIME_MULTIFD, 0)
+                if sign in (DOWNTIME_DESCRIPTION, DOWNTIME_EOF) and last > time:
+                    time, sign = last, DOWNTIME_MULTIFD
+                return time - self.switchover, sign
         return None
 
     @property

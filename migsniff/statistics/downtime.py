@@ -11,6 +11,7 @@ from migsniff.core.events import (
     Event,
     LiveSection,
     LoosePages,
+    MultifdPacket,
     Package,
     RamSection,
     ReturnPathMessage,
@@ -86,6 +87,8 @@ class Downtime(Statistic):
         match event:
             case RamSection() | LoosePages():
                 self._add("RAM", time, event, "", lasting=True)
+            case MultifdPacket() if event.loaded:
+                self._add("multifd", time, event, event.channel, lasting=True)
             case LiveSection():
                 self._add("live sections", time, event, event.idstr)
             case DeviceSection() if event.offset > self._seen:
