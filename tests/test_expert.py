@@ -572,6 +572,17 @@ def test_who_limits_the_speed(steps: list[dict[str, int]], expected: list[str]) 
     assert seconds(*steps) == expected
 
 
+def test_a_bandwidth_limit_is_among_the_causes_although_the_rate_is_not_constant() -> None:
+    """Zero pages, which cost a source with max-bandwidth nothing, make its rate uneven."""
+    events: list[tuple[int, Event]] = [
+        (number * 1_000_000, info(number * 20_000_000 + number % 2 * 5_000_000, {"waited": number * 1000}))
+        for number in range(7)
+    ]
+    ((_, found),) = judged(events)
+    assert found.code == "limited-by-source"
+    assert found.message.endswith(": max-bandwidth, its processor, its memory, or the way from it")
+
+
 def test_a_unix_socket_has_no_link() -> None:
     events: list[tuple[int, Event]] = [
         (number * 1_000_000, info(number * 10**7, {"waited": number * 950_000})) for number in range(7)

@@ -148,7 +148,7 @@ CASES: dict[str, Case] = {
     ),
     "cancelled before a footer": Case(
         SMALL_HEAD + FIRST_PASSES[:-5], b"", SOURCE_EOF, False, "cancelled",
-        r"the source ended the migration between two sections, at offset \d+ of main, "
+        r"the source ended the migration before a section's footer, at offset \d+ of main, "
         r"in section ram instance 0 \(PART\)",
     ),
     "postcopy broke off": Case(

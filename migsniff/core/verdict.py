@@ -126,7 +126,8 @@ def _of_main(connections: Sequence["Connection"], main: "Connection", came: Reac
         outcome = "reset" if first.how == "reset" else "failed"
         return False, outcome, f"{first}, {place}; {_said(main, shut)}"
     if first.by in ("source", "file") and first.how == "eof" and main.main.between_iterations:
-        message = f"the source ended the migration between two sections, {place}; {_said(main, shut)}"
+        when = "before a section's footer" if main.main.at_footer else "between two sections"
+        message = f"the source ended the migration {when}, {place}; {_said(main, shut)}"
         if first.by == "file":
             message = f"{first} {place}, as a source that cancels leaves it; {_said(main, shut)}"
         return False, "cancelled", message

@@ -142,7 +142,7 @@ class Speed(Rule):
         mean = sum(rates) / len(rates)
         if all(abs(each - mean) <= STEADY * mean for each in rates):
             return ", and the rate is constant, as with max-bandwidth"
-        return ": its processor, its memory, or the way from it"
+        return ": max-bandwidth, its processor, its memory, or the way from it"
 
 
 def _second(took: int, before: dict[str, int], now: dict[str, int]) -> Second:
