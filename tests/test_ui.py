@@ -247,6 +247,24 @@ def test_from_start_to_stop() -> None:
     assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l"), "the cursor is back"
 
 
+def test_a_summary_does_not_scroll_away_with_the_view_that_was_there() -> None:
+    """What is over leaves the view before its summary is printed above what remains of the view."""
+    file = io.StringIO()
+    stats = Stats()
+    view = LiveView(stats.by_migration, console(file=file), listening=["[::]:4444"])
+    view.start()
+    for time, event in PRECOPY[:17]:
+        stats.show("m1", time, event)
+    until(lambda: "device state" in file.getvalue())
+    for time, event in PRECOPY[17:]:
+        stats.show("m1", time, event)
+    until(lambda: "COMPLETED" in file.getvalue())
+    assert view.stop(WAIT)
+    running, summary = file.getvalue().split("Duration:")
+    assert "waiting for a connection" in running[running.rindex("device state") :]
+    assert "device state" not in summary
+
+
 def test_no_color() -> None:
     file = io.StringIO()
     stats = Stats()

@@ -89,10 +89,11 @@ class LiveView:
                 redirect_stderr=False,
             ) as live:
                 while not self._stopping.wait(REFRESH_SECONDS):
-                    self._say()
+                    over = self._over()  # leaves the view first, lest that push its summary off the screen
                     live.update(self._drawn(), refresh=True)
+                    self._say(over)
                 live.update(Text(), refresh=True)
-            self._say()
+            self._say(self._over())
             self._summarise([key for key in list(self._stats) if key not in self._summarised])
             if self._matching is not None:
                 self._console.print(Text(self._matching.title))
@@ -101,17 +102,20 @@ class LiveView:
         except (OSError, ValueError):  # the terminal is gone, or its file is closed
             return
 
-    def _say(self) -> None:
+    def _over(self) -> list[str]:
+        """The migrations that are over and have no summary yet."""
+        known = list(self._stats.items())
+        return [key for key, stats in known if stats.verdict is not None and key not in self._summarised]
+
+    def _say(self, over: list[str]) -> None:
         """Print what stays: messages, and a summary of each migration that is over."""
         while self._messages:
             self._console.print(Text(escape(self._messages.popleft())))
         lost, self._messages_lost = self._messages_lost, 0
         if lost:
             self._console.print(Text(f"{several(lost, 'message')} more, because the terminal was too slow"))
-        known = list(self._stats.items())
-        over = [key for key, stats in known if stats.verdict is not None and key not in self._summarised]
         self._summarise(over)
-        self._summarised &= {key for key, _ in known}
+        self._summarised &= set(self._stats)
 
     def _summarise(self, migrations: list[str]) -> None:
         for key in migrations:
