@@ -54,6 +54,17 @@ def test_sections_are_chosen_by_name(capfd: pytest.CaptureFixture[str]) -> None:
     }
 
 
+@pytest.mark.parametrize("name", ["x86-72-pc", "x86-100-q35"])
+def test_a_tree_lists_what_the_json_has_besides_fields(name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """An image (PCI, virtio) is one of the fields, and no fact of its own; only some sections have one."""
+    sample = str(SAMPLE.parent / name)
+    devices = [record for record in records(capfd, sample) if record["type"] == "device"]
+    keys = {key for device in devices for key in device} | {"provisional", "undescribed"}
+    tree = printed(capfd, sample, "-V", "-Y", "device")
+    facts = {line.split(":")[0].strip() for line in tree if line.startswith(" " * 31) and line[31] != " "}
+    assert {"section_id", "provisional"} <= facts <= keys
+
+
 def test_absolute_times_are_the_manifests(capfd: pytest.CaptureFixture[str]) -> None:
     start = json.loads((SAMPLE / "manifest.json").read_text())["start"]
     first = printed(capfd, str(SAMPLE), "-t", "ad", "-c", "1")[0].split()[0]

@@ -18,10 +18,10 @@ RAW_BYTES_SHOWN: Final = 32
 RUNS_SHOWN: Final = 16
 GUTTER: Final = 10
 
-# on the log line already, shown as a tree of their own, or too long to show
+# on the log line already, shown as a tree of their own (an image is one of the fields), or too long to show
 _NOT_LISTED: Final = {
     *("channel", "direction", "offset", "size", "section_type", "idstr", "instance_id"),
-    *("fields", "text"),
+    *("fields", "image", "text"),
 }
 _ADDRESSES: Final = {"first", "last", "address", "length", "total", "start"}
 
