@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 
 from migsniff.core.arrivals import (
@@ -27,6 +28,7 @@ from migsniff.core.wire import Command
 from migsniff.pipeline import Pipeline
 from migsniff.show.infojson import info_dict
 from migsniff.show.stats import Stats
+from migsniff.show.words import wire
 from tests import catalogue, streams
 from tests.catalogue import SMALL_HEAD, STREAMS
 from tests.playing import Stream, arrivals, decode, of, strip, verdict
@@ -255,6 +257,14 @@ def test_findings_are_of_what_reached_the_destination() -> None:
     assert f"at offset {at} of main" in failed["ended-first"].message
     early, _ = shown(drained(WHOLE, len(OPEN) + 4))
     assert "refused-early" not in {each.code for each in early}, "it has not even got the list of blocks"
+
+
+def test_the_cost_of_the_attempt_is_what_reached_the_destination() -> None:
+    at = len(OPEN + RAM) + 10
+    found, _ = shown(msgspec.structs.replace(arrival, time=1_000_000) for arrival in drained(WHOLE, at))
+    (cost,) = [each for each in found if each.code == "attempt-cost"]
+    assert cost.offset == at
+    assert f"the attempt cost {wire(at)} in " in cost.message
 
 
 def test_info_tells_how_much_was_drained_and_no_downtime() -> None:

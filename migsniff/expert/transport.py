@@ -228,7 +228,8 @@ class Cost(Rule):
     def see(self, time: int, event: Event) -> Iterator[Finding]:
         """Take one event into account."""
         if isinstance(event, DirectionEnded):
-            self._bytes += event.offset if event.direction == "fwd" else 0
+            if event.direction == "fwd":
+                self._bytes += self.past.drained.get(event.channel, event.offset)
         elif isinstance(event, Verdict) and event.outcome in COSTLY and self._bytes and time:
             yield finding("attempt-cost", event, bytes=wire(self._bytes), time=seconds(time))
 

@@ -8,6 +8,7 @@ from typing import Final
 
 from migsniff.core.arrivals import Direction
 from migsniff.core.events import (
+    ColoMessage,
     CommandSent,
     Configuration,
     DescriptionFound,
@@ -119,6 +120,8 @@ class MigrationStats:
         self.verdict: Verdict | None = None
         self._synced = PageCounts()
         self._pass_began: int | None = None
+        self._ran: int | None = None  # how long the guest ran before the checkpoint of COLO
+        self._ran_on = 0
         self._last_device_end = 0
         self._item_end = 0
         self._item_ended = 0
@@ -170,6 +173,8 @@ class MigrationStats:
                 self._section(time, event)
             case DirtySync():
                 self._dirty_sync(time, event)
+            case ColoMessage():
+                self._colo(time, event)
             case CommandSent():
                 self._command(time, event)
             case ReturnPathMessage():
@@ -315,9 +320,16 @@ class MigrationStats:
 
     def _dirty_rate(self, counts: PageCounts) -> float | None:
         before = self._last_pass()
-        if before is None or not before.duration:
-            return None
-        return counts.pages * 1e6 / before.duration
+        ran = self._ran if self._ran is not None or before is None else before.duration
+        return counts.pages * 1e6 / ran if ran else None
+
+    def _colo(self, time: int, event: ColoMessage) -> None:
+        """At VMSTATE_SEND the guest stands still; it runs on when the destination has loaded that."""
+        if event.name in ("CHECKPOINT_READY", "VMSTATE_LOADED"):
+            self._ran_on = time
+        elif event.name == "VMSTATE_SEND" and self._pass_began is not None:
+            self._ran = time - max(self._ran_on, self._pass_began)
+            self._pass_began = time
 
     def _last_pass(self) -> PassStats | None:
         if self.last_passes:

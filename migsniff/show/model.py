@@ -26,7 +26,8 @@ class PassStats:
     """One pass over guest memory; `ended` is None for one that runs or was cut off.
 
     `dirty_rate`: pages a second that the guest dirtied, which is what this pass had to send for the time
-    that the pass before it took. `remaining`: pages not sent yet, known in the first pass only.
+    that the pass before it took, or for which the guest ran before a checkpoint of COLO. `remaining`: pages
+    not sent yet, known in the first pass only.
     """
 
     iteration: int

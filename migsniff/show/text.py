@@ -242,6 +242,8 @@ def _describe(past: _Past, time: int, event: Event, taken: int | None) -> Line:
         case ReturnPathMessage():
             return "reply", "-", _message(event.name, event.arguments)
         case ColoMessage():
+            if event.name == "VMSTATE_SEND":
+                past.pass_began = time
             length = "" if event.length is None else f" length={event.length}"
             return "colo", "-", f"{name(event.name)} checkpoint={event.checkpoint}{length}"
         case PageFault():
