@@ -95,6 +95,14 @@ def test_a_migration_that_failed_has_no_downtime(shut: int, expected: str) -> No
     assert f"Downtime:            {expected}" in text_of(stats).splitlines()
 
 
+def test_a_downtime_within_one_read_is_told_as_less_than_could_be_measured() -> None:
+    stats = after([(1000, event) for _, event in PRECOPY])
+    assert stats.downtime is not None
+    assert stats.downtime[0] == 0
+    expected = "Downtime:            less than could be measured: all came in one read"
+    assert any(line.startswith(expected) for line in text_of(stats).splitlines())
+
+
 @pytest.mark.parametrize("width", [40, 80, 120])
 def test_what_is_too_long_for_the_terminal_goes_on_below_its_text(width: int) -> None:
     line = "error:               " + "word " * 60

@@ -133,7 +133,8 @@ def downtime_text(stats: MigrationStats) -> str:
     failed = stats.verdict is not None and not stats.verdict.ok
     if failed and downtime[1] not in (DOWNTIME_SHUT, DOWNTIME_PONG):  # all was sent, but nobody took it
         return f"not known, since it failed: from the switchover to {downtime[1]} {seconds(downtime[0])}"
-    return f"{seconds(downtime[0])} (from the switchover to {downtime[1]})"
+    length = seconds(downtime[0]) if downtime[0] else "less than could be measured: all came in one read"
+    return f"{length} (from the switchover to {downtime[1]})"
 
 
 def verdict_text(stats: MigrationStats) -> str:
