@@ -224,19 +224,30 @@ def test_devices_of_one_piece_have_no_time_between_them() -> None:
     assert lines["vga/0"].endswith("0.150900 s   +400 us")
 
 
-def test_from_start_to_stop() -> None:
+def started() -> tuple[io.StringIO, Stats, LiveView]:
+    """A view that is running, with its screen and what it shows."""
     file = io.StringIO()
     stats = Stats()
     view = LiveView(stats.by_migration, console(file=file), listening=["[::]:4444"])
     view.start()
-    until(lambda: "waiting for a connection on [::]:4444" in file.getvalue())
-    view.message("saving to captures/\x1b[31m")
+    return file, stats, view
+
+
+def migrate(stats: Stats, file: io.StringIO) -> None:
+    """A whole migration, whose device state and whose summary are waited for on the screen."""
     for time, event in PRECOPY[:17]:
         stats.show("m1", time, event)
     until(lambda: "device state" in file.getvalue())
     for time, event in PRECOPY[17:]:
         stats.show("m1", time, event)
     until(lambda: "COMPLETED" in file.getvalue())
+
+
+def test_from_start_to_stop() -> None:
+    file, stats, view = started()
+    until(lambda: "waiting for a connection on [::]:4444" in file.getvalue())
+    view.message("saving to captures/\x1b[31m")
+    migrate(stats, file)
     for time, event in PRECOPY[:9]:
         stats.show("m2", time, event)
     assert view.stop(WAIT)
@@ -249,16 +260,8 @@ def test_from_start_to_stop() -> None:
 
 def test_a_summary_does_not_scroll_away_with_the_view_that_was_there() -> None:
     """What is over leaves the view before its summary is printed above what remains of the view."""
-    file = io.StringIO()
-    stats = Stats()
-    view = LiveView(stats.by_migration, console(file=file), listening=["[::]:4444"])
-    view.start()
-    for time, event in PRECOPY[:17]:
-        stats.show("m1", time, event)
-    until(lambda: "device state" in file.getvalue())
-    for time, event in PRECOPY[17:]:
-        stats.show("m1", time, event)
-    until(lambda: "COMPLETED" in file.getvalue())
+    file, stats, view = started()
+    migrate(stats, file)
     assert view.stop(WAIT)
     running, summary = file.getvalue().split("Duration:")
     assert "waiting for a connection" in running[running.rindex("device state") :]
