@@ -318,7 +318,7 @@ class Session:
         return any(connection.main is not None for connection in self.connections.values())
 
     def _classified(self, head: bytes, *, ended: bool) -> tuple[str, str] | None:
-        return classify(head, self.context, ended=ended, beside_main=self._has_main)
+        return classify(head, self.context, ended=ended, beside_main=ended and self._has_main)
 
     def _forget_strays(self) -> None:
         """A main channel is here: what ended within the magic before it was no try of this migration's."""
