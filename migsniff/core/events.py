@@ -10,7 +10,7 @@ import msgspec
 
 from migsniff.core.arrivals import Direction, EndKind, Party, TlsFacts
 from migsniff.core.errors import PROBLEM_SEVERITIES, StreamProblem
-from migsniff.core.wire import RamFlag
+from migsniff.core.wire import ColoMessageType, RamFlag
 
 if TYPE_CHECKING:
     from numpy import bool_, uint64
@@ -326,6 +326,11 @@ class ColoMessage(Event, frozen=True, tag="colo", kw_only=True):
     name: str
     checkpoint: int
     length: int | None = None
+
+    @property
+    def begins_pass(self) -> bool:
+        """Whether the guest stands still, and what it has dirtied is sent from here on."""
+        return self.message == ColoMessageType.VMSTATE_SEND
 
 
 class HotRange(msgspec.Struct, frozen=True):

@@ -35,6 +35,7 @@ from migsniff.core.events import (
     Undecodable,
     Verdict,
 )
+from migsniff.core.wire import ColoMessageType
 from migsniff.show.channels import DEVICE_STATE, MAX_CHANNELS, ChannelBalance
 from migsniff.show.latency import FaultStats
 from migsniff.show.model import (
@@ -324,10 +325,10 @@ class MigrationStats:
         return counts.pages * 1e6 / ran if ran else None
 
     def _colo(self, time: int, event: ColoMessage) -> None:
-        """At VMSTATE_SEND the guest stands still; it runs on when the destination has loaded that."""
-        if event.name in ("CHECKPOINT_READY", "VMSTATE_LOADED"):
+        """The guest runs on when the destination is ready, and when it has loaded a checkpoint."""
+        if event.message in (ColoMessageType.CHECKPOINT_READY, ColoMessageType.VMSTATE_LOADED):
             self._ran_on = time
-        elif event.name == "VMSTATE_SEND" and self._pass_began is not None:
+        elif event.begins_pass and self._pass_began is not None:
             self._ran = time - max(self._ran_on, self._pass_began)
             self._pass_began = time
 

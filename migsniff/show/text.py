@@ -242,7 +242,7 @@ def _describe(past: _Past, time: int, event: Event, taken: int | None) -> Line:
         case ReturnPathMessage():
             return "reply", "-", _message(event.name, event.arguments)
         case ColoMessage():
-            if event.name == "VMSTATE_SEND":
+            if event.begins_pass:
                 past.pass_began = time
             length = "" if event.length is None else f" length={event.length}"
             return "colo", "-", f"{name(event.name)} checkpoint={event.checkpoint}{length}"
